@@ -1,0 +1,1 @@
+"""Who decides: messages, states and the pure actors (shard, queue, tenant, worker)."""

@@ -1,0 +1,223 @@
+"""What a shard writes and reads: rows, the changes of one turn, and the queries of an actor to its store.
+
+Rows are plain tuples in the order given here, since they go by the thousand. Lanes: all ready tasks of one queue,
+tenant, priority and concurrency key form a lane, whose number sorts by priority first; the backlog is paged lane by lane.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from ..runtime.hashing import fnv1a
+from .messages import Kind, LedgerEntry, Message, QueueConfig, TenantConfig
+
+_LANE_SHIFT: Final = 59
+
+
+def lane_of(queue: str, tenant: str, priority: int, key: str) -> int:
+    """Return a lane's number, 63 bits: 4 of priority, 59 of hash. `queue` is an address. Two lanes that collide are
+    paged together, which costs time, never correctness."""
+    return priority << _LANE_SHIFT | fnv1a(f"{queue}\0{tenant}\0{key}".encode()) >> 5
+
+
+class TaskRow(Message):
+    """A task as stored. `error` is an encoded TaskError or empty; `payload` may be None where the query left it out."""
+
+    id: int
+    template_id: int
+    state: int
+    priority: int
+    attempt: int  # of the newest lease; 0 before the first
+    spent: int  # attempts that count against max_attempts
+    interruptions: int  # attempts lost with their worker since the last one that ended
+    due_ms: int
+    updated_ms: int
+    lane: int
+    key: str
+    dedupe_key: str
+    session: str  # holder of the newest lease
+    cancelling: int  # 1: cancellation was asked for while it ran
+    started_ms: int  # of the newest attempt that reported, 0 before
+    ended_ms: int
+    payload: bytes | None
+    result: bytes
+    error: bytes
+
+
+class ShardChanges:
+    """The rows of one turn. The store writes them all or none, in the order of these fields."""
+
+    __slots__ = (
+        "attempts",
+        "cleared",
+        "dedupe",
+        "ended",
+        "epoch",
+        "inserted",
+        "kinds",
+        "leased",
+        "ledger",
+        "logs",
+        "moved",
+        "payloads",
+        "progress",
+        "purged",
+        "queues",
+        "requests",
+        "shard",
+        "tenants",
+    )
+
+    def __init__(self, shard: int, epoch: int) -> None:
+        self.shard = shard
+        self.epoch = epoch
+        self.kinds: list[Kind] = []
+        """Templates to keep; one that is there already stays as it is."""
+        self.inserted: list[tuple[int, int, int, int, int, int, int, str, str, bytes]] = []
+        """(id, template_id, state, priority, due_ms, updated_ms, lane, key, dedupe_key, payload)"""
+        self.leased: list[tuple[int, int, str, int]] = []
+        """(id, attempt, session, updated_ms): the state becomes RUNNING."""
+        self.moved: list[tuple[int, int, int, int, int, int, int]] = []
+        """(id, state, due_ms, spent, interruptions, cancelling, updated_ms): between states that are not final, or
+        out of a final one when a person retries; the session becomes empty unless the state is RUNNING."""
+        self.ended: list[tuple[int, int, int, int, int, bytes, bytes]] = []
+        """(id, state, spent, started_ms, ended_ms, result, error): the state is final."""
+        self.attempts: list[tuple[int, int, int, str, int, int, bytes]] = []
+        """(id, attempt, outcome kind or 0 if the worker died, session, started_ms, ended_ms, error): history of attempts
+        that did not complete."""
+        self.payloads: list[tuple[int, bytes]] = []
+        """(id, payload): replaced by a person's retry."""
+        self.dedupe: list[tuple[str, str, int, int]] = []
+        """(tenant, dedupe_key, task id, expires_ms): inserted or replaced."""
+        self.cleared: list[tuple[str, str]] = []
+        """(tenant, dedupe_key): no longer held."""
+        self.requests: list[tuple[str, bytes, int]] = []
+        """(request_id, encoded TasksSubmitted, expires_ms)"""
+        self.progress: list[tuple[int, int, int, str, bytes | None, int]] = []
+        """(id, attempt, permille, note, checkpoint or None to keep, updated_ms): replaced."""
+        self.logs: list[tuple[int, int, int, bytes]] = []
+        """(id, attempt, part, text)"""
+        self.purged: list[int] = []
+        """Ids to delete with all that hangs on them."""
+        self.queues: list[QueueConfig] = []
+        self.tenants: list[TenantConfig] = []
+        self.ledger: dict[tuple[str, str, str], int] = {}
+        """(tenant, queue, what) → difference. `what`: accepted or the label of a final state."""
+
+    def count(self, tenant: str, queue: str, what: str, by: int = 1) -> None:
+        """Add to the ledger."""
+        key = (tenant, queue, what)
+        self.ledger[key] = self.ledger.get(key, 0) + by
+
+    def __bool__(self) -> bool:
+        return bool(
+            self.inserted or self.leased or self.ended or self.moved or self.attempts or self.payloads or self.dedupe
+            or self.cleared or self.requests or self.progress or self.logs or self.purged or self.queues
+            or self.tenants or self.ledger or self.kinds
+        )  # fmt: skip
+
+
+class ShardImage(msgspec.Struct):
+    """What a shard starts from: read in the same transaction that raised its epoch."""
+
+    shard: int
+    epoch: int
+    last_id: int
+    ledger: list[LedgerEntry]  # from the counters; running from the running rows, waiting is what remains
+    running: list[TaskRow]  # without payloads
+    kinds: list[Kind]
+    queues: list[QueueConfig]
+    tenants: list[TenantConfig]
+    has_ready: bool  # any row in QUEUED
+
+
+# -- queries of a shard; each answer repeats the query's token ----------------------------------------------------------
+
+
+class ReadTimers(Message, tag=True):
+    """Tasks in SCHEDULED or RETRYING after (after_due_ms, after_id) with due_ms ≤ until_ms, ascending by (due, id), at
+    most `limit`. Answers: TimersRead."""
+
+    token: int
+    after_due_ms: int
+    after_id: int
+    until_ms: int
+    limit: int
+
+
+class TimersRead(Message, tag=True):
+    """`next_due_ms`: of the first row beyond this page, 0 if there is none at all."""
+
+    token: int
+    rows: list[TaskRow]
+    kinds: list[Kind]
+    next_due_ms: int
+
+
+class ReadLane(Message, tag=True):
+    """Tasks in QUEUED of a lane after (after_due_ms, after_id), ascending, at most `limit`. Answers: LaneRead."""
+
+    token: int
+    lane: int
+    after_due_ms: int
+    after_id: int
+    limit: int
+
+
+class LaneRead(Message, tag=True):
+    token: int
+    lane: int
+    rows: list[TaskRow]
+    kinds: list[Kind]
+
+
+class ReadLanes(Message, tag=True):
+    """Numbers of lanes with QUEUED tasks, ascending, greater than `after`, at most `limit`. Answers: LanesRead."""
+
+    token: int
+    after: int
+    limit: int
+
+
+class LanesRead(Message, tag=True):
+    token: int
+    lanes: list[int]
+
+
+class ReadTasks(Message, tag=True):
+    """Tasks by id, in any order; missing ones are left out. Answers: TasksRead."""
+
+    token: int
+    ids: list[int]
+
+
+class TasksRead(Message, tag=True):
+    token: int
+    rows: list[TaskRow]
+    kinds: list[Kind]
+    checkpoints: dict[int, bytes]  # of tasks that have one
+
+
+class ReadKeys(Message, tag=True):
+    """Who holds these dedupe keys, and which of these requests were answered before. Answers: KeysRead."""
+
+    token: int
+    tenant: str
+    dedupe_keys: list[str]
+    request_id: str
+
+
+class KeysRead(Message, tag=True):
+    """`held`: dedupe_key → (task id, expires_ms), expired ones included; `answer`: encoded TasksSubmitted or empty."""
+
+    token: int
+    held: dict[str, tuple[int, int]]
+    answer: bytes
+
+
+Answer = TimersRead | LaneRead | LanesRead | TasksRead | KeysRead
+Query = ReadTimers | ReadLane | ReadLanes | ReadTasks | ReadKeys
+
+

@@ -1,0 +1,1 @@
+"""How actors live: mailboxes, supervision, clocks, the ring, the node. Knows nothing of tasks."""

@@ -1,0 +1,276 @@
+"""The shell around an actor: a bounded mailbox, one turn per drain, one commit per turn, then the messages.
+
+The cell owns the actor: nobody else touches it. What holds: nothing is sent before the rows that justify it are
+durable; a message whose handling raises is set aside with its bytes and the actor starts again from the store;
+every other message drained with it is handled again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+
+from .actor import Actor, Journal, Turn
+from .bus import Bus, Envelope, Refusal
+from .clock import Clock, Timer
+from .errors import DiskFullError, EscalationError, MailboxFullError, StoreError
+from .rng import Rng
+
+log = structlog.get_logger("foliot.runtime")
+
+
+@dataclass(frozen=True)
+class CellConfig:
+    """The bounds of one cell."""
+
+    mailbox_capacity: int = 4_096  # messages; each is a batch of at most a few hundred items
+    request_capacity: int = 512  # requests from the edge are refused beyond this, before anything is half done
+    drain_max: int = 64  # messages to a turn: bounds the size of one commit
+    restart_backoff_ms: int = 100
+    restart_backoff_max_ms: int = 5_000
+    escalate_after: int = 10  # failures ...
+    escalate_window_ms: int = 60_000  # ... within this window
+    commit_backoff_max_ms: int = 2_000
+
+
+@dataclass
+class CellStats:
+    """What a cell has done since it started; `busy_ns` by message type is CPU spent in `handle`."""
+
+    turns: int = 0
+    messages: int = 0
+    restarts: int = 0
+    set_aside: int = 0
+    busy_ns: dict[str, int] = field(default_factory=dict)
+
+
+PoisonSink = Callable[[str, Any, BaseException], Awaitable[None]]
+"""Keeps a message that could not be handled: (address, message, error)."""
+
+
+class Cell:
+    """One actor, alive."""
+
+    def __init__(
+        self,
+        address: str,
+        make: Callable[[], Awaitable[tuple[Actor[Any], Journal | None]]],
+        *,
+        bus: Bus,
+        clock: Clock,
+        rng: Rng,
+        poison: PoisonSink,
+        config: CellConfig | None = None,
+    ) -> None:
+        self.address = address
+        self.stats = CellStats()
+        self._make = make
+        self._bus = bus
+        self._clock = clock
+        self._rng = rng
+        self._poison = poison
+        self._config = config or CellConfig()
+        self._mailbox: deque[Envelope] = deque()
+        self._wake = asyncio.Event()
+        self._timer: Timer | None = None
+        self._timer_due_ms = 0
+        self._stall: StoreError | None = None
+        self._failures: deque[int] = deque()
+        self._careful = 0  # messages still to be handled one per turn, to find the one that raises
+        self._reads: set[asyncio.Task[None]] = set()
+        self._idle = True
+
+    # -- the mailbox -------------------------------------------------------------------------------------------------
+
+    def deliver(self, envelope: Envelope) -> None:
+        """Take a message into the mailbox. Raises: MailboxFullError, or the store's error while a commit is stuck."""
+        depth = len(self._mailbox)
+        if envelope.request and not envelope.sender.startswith("session."):
+            if self._stall is not None:
+                raise self._stall
+            if depth >= self._config.request_capacity:
+                raise MailboxFullError(self.address, self._config.request_capacity)
+        elif depth >= self._config.mailbox_capacity:
+            raise MailboxFullError(self.address, self._config.mailbox_capacity)
+        self._mailbox.append(envelope)
+        self._wake.set()
+
+    def __len__(self) -> int:
+        return len(self._mailbox)
+
+    @property
+    def is_idle(self) -> bool:
+        """Tell whether nothing waits and nothing is being committed or read."""
+        return self._idle and not self._mailbox and not self._reads
+
+    # -- life ----------------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Live until cancelled. Raises: EscalationError, StaleEpochError."""
+        try:
+            backoff_ms = 0
+            while True:
+                if backoff_ms:
+                    await asyncio.sleep(backoff_ms / 1000)
+                actor, journal = await self._make()
+                try:
+                    await self._live(actor, journal)
+                except _ActorFailedError:
+                    backoff_ms = min(max(backoff_ms * 2, self._config.restart_backoff_ms),
+                                     self._config.restart_backoff_max_ms)  # fmt: skip
+        finally:
+            self._stop_timer()
+            for task in list(self._reads):
+                task.cancel()
+
+    async def _live(self, actor: Actor[Any], journal: Journal | None) -> None:
+        await self._turn(actor, journal, [], starting=True)
+        mailbox = self._mailbox
+        while True:
+            self._arm(actor)
+            if not mailbox and not self._due(actor):
+                self._idle = True
+                await self._wake.wait()
+                self._idle = False
+            self._wake.clear()
+            limit = 1 if self._careful else self._config.drain_max
+            batch = [mailbox.popleft() for _ in range(min(limit, len(mailbox)))]
+            await self._turn(actor, journal, batch)
+            if self._careful:
+                self._careful -= len(batch)
+
+    def _due(self, actor: Actor[Any]) -> bool:
+        due = actor.due_ms()
+        return due is not None and due <= self._clock.now_ms()
+
+    def _arm(self, actor: Actor[Any]) -> None:
+        due = actor.due_ms()
+        if self._timer is not None:
+            if due == self._timer_due_ms:
+                return
+            self._stop_timer()
+        if due is not None:
+            self._timer_due_ms = due
+            self._timer = self._clock.call_at_ms(due, self._on_timer)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self._wake.set()
+
+    async def _turn(
+        self, actor: Actor[Any], journal: Journal | None, batch: list[Envelope], *, starting: bool = False
+    ) -> None:
+        turn = Turn(
+            address=self.address,
+            now_ms=self._clock.now_ms(),
+            rng=self._rng,
+            changes=journal.changes() if journal else None,
+        )
+        current: Envelope | None = None
+        busy = self.stats.busy_ns
+        mono_ns = self._clock.mono_ns
+        at = mono_ns()
+        try:
+            if starting:
+                actor.started(turn)
+            for current in batch:
+                turn.sender = current.sender
+                turn.request = current.request
+                actor.handle(current.message, turn)
+                at, before = mono_ns(), at
+                name = type(current.message).__name__
+                busy[name] = busy.get(name, 0) + at - before
+            current = None
+            due = actor.due_ms()  # after the mail: what was sent before a deadline counts as in time
+            if due is not None and due <= turn.now_ms:
+                turn.sender, turn.request = "", 0
+                actor.on_time(turn)
+                at, before = mono_ns(), at
+                busy["timers"] = busy.get("timers", 0) + at - before
+        except Exception as error:
+            await self._failed(batch, current, error)
+            raise _ActorFailedError from error
+        self.stats.turns += 1
+        self.stats.messages += len(batch)
+        if turn.changes:
+            assert journal is not None
+            await self._commit(journal, turn.changes)
+        send = self._bus.send
+        for envelope in turn.outbox:
+            send(envelope)
+        for query in turn.reads:
+            assert journal is not None
+            task = asyncio.get_running_loop().create_task(self._read(journal, query))
+            self._reads.add(task)
+            task.add_done_callback(self._reads.discard)
+
+    async def _commit(self, journal: Journal, changes: Any) -> None:
+        """Commit, and while the store cannot take it, try again: memory is ahead, so nothing else may happen first."""
+        backoff_ms = 50
+        while True:
+            try:
+                await journal.commit(changes)
+            except StoreError as error:
+                if self._stall is None:
+                    log.error("commit_stalled", address=self.address, error=str(error))
+                self._stall = error
+                await asyncio.sleep(backoff_ms / 1000)
+                backoff_ms = min(backoff_ms * 2, self._config.commit_backoff_max_ms)
+            else:
+                if self._stall is not None:
+                    log.info("commit_resumed", address=self.address, was_disk_full=isinstance(self._stall, DiskFullError))
+                    self._stall = None
+                return
+
+    async def _read(self, journal: Journal, query: Any) -> None:
+        backoff_ms = 50
+        while True:
+            try:
+                answer = await journal.read(query)
+            except StoreError as error:
+                log.error("read_failed", address=self.address, query=type(query).__name__, error=str(error))
+                await asyncio.sleep(backoff_ms / 1000)
+                backoff_ms = min(backoff_ms * 2, self._config.commit_backoff_max_ms)
+            else:
+                self._mailbox.append(Envelope(self.address, answer))  # asked for, so never refused
+                self._wake.set()
+                return
+
+    async def _failed(self, batch: list[Envelope], current: Envelope | None, error: Exception) -> None:
+        """Nothing of this turn was committed or sent: put the messages back, set aside the one that raises."""
+        now_ms = self._clock.now_ms()
+        self.stats.restarts += 1
+        log.error("actor_failed", address=self.address, message=type(current.message).__name__ if current else "",
+                  messages=len(batch), exc_info=error)  # fmt: skip
+        if current is not None and len(batch) == 1:
+            self.stats.set_aside += 1
+            await self._poison(self.address, current.message, error)
+            if current.request:
+                refusal = Refusal("internal", f"{type(current.message).__name__} could not be handled; it was set aside")
+                self._bus.send(Envelope(current.sender, refusal, self.address, current.request))
+            batch = []
+        kept = [envelope for envelope in self._mailbox if envelope.sender != self.address]  # no answers to lost reads
+        self._mailbox.clear()
+        self._mailbox.extend([envelope for envelope in batch if envelope.sender != self.address] + kept)
+        self._careful = max(self._careful - 1, 0) if not batch else max(self._careful, len(batch))
+        for task in list(self._reads):
+            task.cancel()
+        self._failures.append(now_ms)
+        while self._failures and self._failures[0] < now_ms - self._config.escalate_window_ms:
+            self._failures.popleft()
+        if len(self._failures) >= self._config.escalate_after:
+            raise EscalationError(self.address, len(self._failures), self._config.escalate_window_ms) from error
+
+
+class _ActorFailedError(Exception):
+    """The actor raised and must start again from the store."""

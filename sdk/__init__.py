@@ -1,0 +1,1 @@
+"""What users touch: the app and its decorators, the client, the worker, the command line."""

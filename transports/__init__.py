@@ -1,0 +1,1 @@
+"""How messages travel: in memory, over a local socket; and the gateway every client speaks to."""
