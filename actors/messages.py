@@ -35,7 +35,7 @@ class Message(msgspec.Struct, frozen=True, array_like=True, gc=False):
 # -- what a task is ----------------------------------------------------------------------------------------------------
 
 
-class RetryPolicy(Message):
+class RetryPolicy(Message, frozen=True):
     """Delay before attempt n+1: random in 0..min(cap, base * factor^(n-1)) with full jitter, else exactly that."""
 
     base_ms: int = 1_000
@@ -46,7 +46,7 @@ class RetryPolicy(Message):
     retry_on: tuple[str, ...] = ()  # if not empty, only these are retried
 
 
-class Template(Message):
+class Template(Message, frozen=True):
     """What many tasks have in common: the handler and the policy. Sent once a batch, stored once a shard.
 
     A span of 0 means no limit.
@@ -75,7 +75,7 @@ class Template(Message):
     max_interruptions: int = 10  # worker deaths before the task is taken for the cause
 
 
-class Kind(Message):
+class Kind(Message, frozen=True):
     """A tenant's template and its id (64-bit hash of both, so every shard finds the same)."""
 
     tenant: str
@@ -83,7 +83,7 @@ class Kind(Message):
     template: Template
 
 
-class TaskSpec(Message):
+class TaskSpec(Message, frozen=True):
     """One task to submit. `template` is an index into the batch's templates."""
 
     template: int
@@ -94,7 +94,7 @@ class TaskSpec(Message):
     dedupe_key: str = ""
 
 
-class TaskError(Message):
+class TaskError(Message, frozen=True):
     """Why an attempt failed."""
 
     type: str
@@ -102,10 +102,10 @@ class TaskError(Message):
     traceback: str = ""
 
 
-# -- edge: a client and the shards ---------------------------------------------------------------------------------------
+# -- edge: a client and the shards -------------------------------------------------------------------------------------
 
 
-class SubmitTasks(Message, tag=True):
+class SubmitTasks(Message, frozen=True, tag=True):
     """Accept tasks, all in one commit per shard. Answers: TasksSubmitted.
 
     `request_id`: where not empty, a repetition within 10 minutes is answered as the first time and adds nothing.
@@ -117,7 +117,7 @@ class SubmitTasks(Message, tag=True):
     request_id: str = ""
 
 
-class TaskRefusal(Message):
+class TaskRefusal(Message, frozen=True):
     """Why one task of a batch was not accepted. `details`: for a duplicate, the existing `task_id`."""
 
     position: int
@@ -126,7 +126,7 @@ class TaskRefusal(Message):
     existing_id: int = 0
 
 
-class TasksSubmitted(Message, tag=True):
+class TasksSubmitted(Message, frozen=True, tag=True):
     """Durable. `ids` by position, 0 where refused; `existing` holds the positions whose id is an older task's."""
 
     ids: list[int]
@@ -134,7 +134,7 @@ class TasksSubmitted(Message, tag=True):
     refused: list[TaskRefusal] = []
 
 
-class CancelTasks(Message, tag=True):
+class CancelTasks(Message, frozen=True, tag=True):
     """End tasks before they are done. Answers: TasksAnswered with, by position, `cancelled` (it never started),
     `cancelling` (it runs; its worker was told and kills it after the grace), `ended` (too late), `not_found`."""
 
@@ -143,7 +143,7 @@ class CancelTasks(Message, tag=True):
     reason: str = ""
 
 
-class RetryTasks(Message, tag=True):
+class RetryTasks(Message, frozen=True, tag=True):
     """Queue ended tasks again, attempts counted anew; `payload` replaces the old one where not None.
     Answers: TasksAnswered with `retried`, `alive` (not ended), `not_found`."""
 
@@ -152,20 +152,20 @@ class RetryTasks(Message, tag=True):
     payload: bytes | None = None
 
 
-class PurgeTasks(Message, tag=True):
+class PurgeTasks(Message, frozen=True, tag=True):
     """Delete ended tasks for good. Answers: TasksAnswered with `purged`, `alive`, `not_found`."""
 
     tenant: str
     ids: list[int]
 
 
-class TasksAnswered(Message, tag=True):
+class TasksAnswered(Message, frozen=True, tag=True):
     """What became of a command, one word for each id, by position."""
 
     outcomes: list[str]
 
 
-class WatchTasks(Message, tag=True):
+class WatchTasks(Message, frozen=True, tag=True):
     """Wait for tasks to end. Answers: TasksEnded, once all have ended or after `wait_ms` with those that have."""
 
     tenant: str
@@ -173,7 +173,7 @@ class WatchTasks(Message, tag=True):
     wait_ms: int
 
 
-class TaskEnd(Message):
+class TaskEnd(Message, frozen=True):
     """How a task ended; `state` 0: no such task."""
 
     id: int
@@ -183,19 +183,19 @@ class TaskEnd(Message):
     error: TaskError | None = None
 
 
-class TasksEnded(Message, tag=True):
+class TasksEnded(Message, frozen=True, tag=True):
     """Answers WatchTasks; tasks still alive are missing."""
 
     ended: list[TaskEnd]
 
 
-class DescribeTasks(Message, tag=True):
+class DescribeTasks(Message, frozen=True, tag=True):
     """Ask what the shard holds in memory about tasks. Answers: TasksDescribed; others are to be read in the store."""
 
     ids: list[int]
 
 
-class TaskInMemory(Message):
+class TaskInMemory(Message, frozen=True):
     """`session`: the lease's holder, if running. `offered`: the queue actor has it."""
 
     id: int
@@ -206,15 +206,15 @@ class TaskInMemory(Message):
     offered: bool = False
 
 
-class TasksDescribed(Message, tag=True):
+class TasksDescribed(Message, frozen=True, tag=True):
     tasks: list[TaskInMemory]
 
 
-class ReadLedger(Message, tag=True):
+class ReadLedger(Message, frozen=True, tag=True):
     """Ask a shard's counters. Answers: LedgerRead."""
 
 
-class LedgerEntry(Message):
+class LedgerEntry(Message, frozen=True):
     """Counts of one tenant and queue. Balanced when accepted = all the others together.
 
     Finals count tasks that are in that state now, purged ones included."""
@@ -232,14 +232,14 @@ class LedgerEntry(Message):
     skipped: int = 0
 
 
-class LedgerRead(Message, tag=True):
+class LedgerRead(Message, frozen=True, tag=True):
     entries: list[LedgerEntry]
 
 
-# -- shard and queue -----------------------------------------------------------------------------------------------------
+# -- shard and queue ---------------------------------------------------------------------------------------------------
 
 
-class Lot(Message):
+class Lot(Message, frozen=True):
     """References to ready tasks alike in everything but their ids: one kind, priority and concurrency key.
 
     `ready_ms`: since when each has been due, ascending, parallel to `ids`."""
@@ -251,7 +251,7 @@ class Lot(Message):
     ready_ms: list[int]
 
 
-class LeasedLot(Message):
+class LeasedLot(Message, frozen=True):
     """Running tasks of one kind, priority and key, by worker session: what a queue actor must count as running."""
 
     kind: Kind
@@ -261,7 +261,7 @@ class LeasedLot(Message):
     ids: list[int]
 
 
-class OfferTasks(Message, tag=True):
+class OfferTasks(Message, frozen=True, tag=True):
     """shard → queue. Ready tasks within the shard's window. `leased` is filled when a queue actor started anew.
     Offering an id twice is harmless."""
 
@@ -270,14 +270,14 @@ class OfferTasks(Message, tag=True):
     leased: list[LeasedLot] = []
 
 
-class WithdrawTasks(Message, tag=True):
+class WithdrawTasks(Message, frozen=True, tag=True):
     """shard → queue. Offered tasks that are no longer ready (cancelled, expired)."""
 
     shard: int
     ids: list[int]
 
 
-class ReleaseTasks(Message, tag=True):
+class ReleaseTasks(Message, frozen=True, tag=True):
     """shard → queue. Attempts that ended, or grants the shard refused: they no longer count as running.
     `refused_by_session`: of these, how many credits return to which session, since no body will be sent."""
 
@@ -286,7 +286,7 @@ class ReleaseTasks(Message, tag=True):
     refused_by_session: dict[str, int] = {}
 
 
-class GrantLeases(Message, tag=True):
+class GrantLeases(Message, frozen=True, tag=True):
     """queue → shard. Lease these to the worker session, in this order. Answered by ReleaseTasks where refused."""
 
     queue: str  # the granting queue's address
@@ -294,14 +294,14 @@ class GrantLeases(Message, tag=True):
     ids: list[int]
 
 
-class QueueStarted(Message, tag=True):
+class QueueStarted(Message, frozen=True, tag=True):
     """queue → every shard. A queue actor began with an empty memory. Answers: OfferTasks (lots and leased),
     and from its home shard ConfigureQueue."""
 
     queue: str  # address
 
 
-class QueueConfig(Message):
+class QueueConfig(Message, frozen=True):
     """Durable settings of one queue. 0 means no limit."""
 
     pool: str
@@ -315,21 +315,21 @@ class QueueConfig(Message):
     ageing_ms: int = 60_000  # waiting this long raises a task by one priority step; 0: never
 
 
-class ConfigureQueue(Message, tag=True):
+class ConfigureQueue(Message, frozen=True, tag=True):
     """edge → home shard (durable), then home shard → queue. Answers: QueueConfigured."""
 
     config: QueueConfig
 
 
-class QueueConfigured(Message, tag=True):
+class QueueConfigured(Message, frozen=True, tag=True):
     config: QueueConfig
 
 
-class ReadQueue(Message, tag=True):
+class ReadQueue(Message, frozen=True, tag=True):
     """Ask a queue actor how it stands. Answers: QueueRead."""
 
 
-class QueueRead(Message, tag=True):
+class QueueRead(Message, frozen=True, tag=True):
     """`offered` by priority counts what is in the window, not the backlog in the store."""
 
     config: QueueConfig
@@ -339,13 +339,13 @@ class QueueRead(Message, tag=True):
     sessions: int
 
 
-class ExplainTasks(Message, tag=True):
+class ExplainTasks(Message, frozen=True, tag=True):
     """Ask a queue actor why offered tasks do not run. Answers: TasksExplained."""
 
     ids: list[int]
 
 
-class Explanation(Message):
+class Explanation(Message, frozen=True):
     """`reason`: next_in_line | queue_paused | queue_limit | tenant_limit | key_limit | key_rate | no_worker |
     no_matching_worker | no_free_slot | not_offered. `text`: a sentence with the values. `ahead`: tasks before it in its
     own line, -1 if unknown. `retry_at_ms`: when it can run at the earliest, 0 if unknown."""
@@ -357,14 +357,14 @@ class Explanation(Message):
     retry_at_ms: int = 0
 
 
-class TasksExplained(Message, tag=True):
+class TasksExplained(Message, frozen=True, tag=True):
     tasks: list[Explanation]
 
 
-# -- tenant ----------------------------------------------------------------------------------------------------------------
+# -- tenant ------------------------------------------------------------------------------------------------------------
 
 
-class TenantConfig(Message):
+class TenantConfig(Message, frozen=True):
     """Durable settings of one tenant. 0 means no limit."""
 
     tenant: str
@@ -376,76 +376,83 @@ class TenantConfig(Message):
     concurrency: int = 0  # running at once over all queues, in slots
 
 
-class ConfigureTenant(Message, tag=True):
-    """edge → home shard (durable), then home shard → tenant, and tenant → queues that asked. Answers: TenantConfigured."""
+class ConfigureTenant(Message, frozen=True, tag=True):
+    """edge → home shard (durable), then home shard → tenant, and tenant → queues that asked.
+    Answers: TenantConfigured."""
 
     config: TenantConfig
 
 
-class TenantConfigured(Message, tag=True):
+class TenantConfigured(Message, frozen=True, tag=True):
     config: TenantConfig
 
 
-class TenantStarted(Message, tag=True):
+class TenantStarted(Message, frozen=True, tag=True):
     """tenant → every shard. A tenant actor began with an empty memory. Answers: ReportUsage, and from the tenant's
     home shard ConfigureTenant."""
 
     tenant: str
 
 
-class AdmitTasks(Message, tag=True):
+class AdmitTasks(Message, frozen=True, tag=True):
     """gateway → tenant. May this many tasks be submitted? Answers: TasksAdmitted, or Refusal `rate_limited` or
     `quota_exceeded`."""
 
     count: int
 
 
-class TasksAdmitted(Message, tag=True):
+class TasksAdmitted(Message, frozen=True, tag=True):
     count: int
 
 
-class ReportUsage(Message, tag=True):
-    """shard → tenant. How many tasks of the tenant the shard holds; absolute, so a lost report is repaired by the next."""
+class ReportUsage(Message, frozen=True, tag=True):
+    """shard → tenant. How many tasks of the tenant the shard holds; absolute, so the next one repairs a lost report."""
 
     shard: int
     waiting: int
     running: int
 
 
-class WantPermits(Message, tag=True):
+class WantPermits(Message, frozen=True, tag=True):
     """queue → tenant. How many slots the tenant uses and could use in this queue; absolute. Answers: PermitsGranted,
-    at once and again whenever the share changes."""
+    at once and again whenever the share changes; none where the queue has the newest already.
+
+    `allowed`, `number`: of the newest PermitsGranted the queue goes by. `step`: slots of the largest task."""
 
     queue: str  # address
     running: int
     waiting: int
+    allowed: int = 0
+    number: int = 0
+    step: int = 1
 
 
-class PermitsGranted(Message, tag=True):
-    """tenant → queue. At most `allowed` slots of the tenant may run in this queue (-1: no limit); `weight`: its share."""
+class PermitsGranted(Message, frozen=True, tag=True):
+    """tenant → queue. At most `allowed` slots of the tenant may run in this queue (-1: no limit).
+    `weight`: its share."""
 
     tenant: str
     allowed: int
     weight: int
 
 
-class ReadTenant(Message, tag=True):
+class ReadTenant(Message, frozen=True, tag=True):
     """Answers: TenantRead."""
 
 
-class TenantRead(Message, tag=True):
+class TenantRead(Message, frozen=True, tag=True):
     config: TenantConfig
     waiting: int
     running: int
     tokens: int  # admissions left in the bucket at this moment, -1: no limit
 
 
-# -- workers ---------------------------------------------------------------------------------------------------------------
+# -- workers -----------------------------------------------------------------------------------------------------------
 
 
-class WorkerCredits(Message, tag=True):
-    """session → queue. Absolute, so a lost one is repaired by the next: `free` slots are meant for this queue beyond the
-    `seen` bodies received from it so far (cost counted). `refresh`: sent with each heartbeat; the queue then also
+class WorkerCredits(Message, frozen=True, tag=True):
+    """session → queue. Absolute, so a lost one is repaired by the next: `free` slots are meant for this queue beyond
+    the `seen` bodies received from it so far (cost counted). `refresh`: sent with each heartbeat; the queue then also
     forgets credits it believes under way for longer than a few seconds."""
 
     session: str
@@ -455,7 +462,7 @@ class WorkerCredits(Message, tag=True):
     refresh: bool = False
 
 
-class Body(Message):
+class Body(Message, frozen=True):
     """One attempt to run. `kind` is an index into the message's kinds. `deadline_ms`: of the whole task, 0 if none."""
 
     id: int
@@ -468,7 +475,7 @@ class Body(Message):
     checkpoint: bytes = b""
 
 
-class RunTasks(Message, tag=True):
+class RunTasks(Message, frozen=True, tag=True):
     """shard → session. Leases granted to the session, durable. Answered in time by ReportOutcomes."""
 
     shard: int
@@ -485,7 +492,7 @@ class OutcomeKind(IntEnum):
     INTERRUPTED = 6  # started, then stopped by a drain or recycle; the attempt is not spent
 
 
-class Outcome(Message):
+class Outcome(Message, frozen=True):
     """How an attempt ended. The first outcome of an attempt wins; later ones and those of other attempts are refused.
 
     `retry_after_ms`: chosen by the handler, -1: by policy. `fatal`: not to be retried. `killed`: it had to be."""
@@ -502,20 +509,20 @@ class Outcome(Message):
     killed: bool = False
 
 
-class ReportOutcomes(Message, tag=True):
+class ReportOutcomes(Message, frozen=True, tag=True):
     """session → shard. Answers: OutcomesTaken; repeated until answered."""
 
     session: str
     outcomes: list[Outcome]
 
 
-class OutcomesTaken(Message, tag=True):
+class OutcomesTaken(Message, frozen=True, tag=True):
     """Durable. `stale`: positions refused because the attempt is not, or no longer, that session's."""
 
     stale: list[int] = []
 
 
-class CancelAttempts(Message, tag=True):
+class CancelAttempts(Message, frozen=True, tag=True):
     """shard → session. Stop these attempts: cooperatively, then by force after their template's grace.
 
     `reason`: cancelled | lease_lost | timed_out."""
@@ -525,7 +532,7 @@ class CancelAttempts(Message, tag=True):
     reason: str = "cancelled"
 
 
-class HeldLeases(Message, tag=True):
+class HeldLeases(Message, frozen=True, tag=True):
     """session → shard, with each heartbeat. All attempts of this shard the session has or is about to report. A lease
     older than two heartbeats that is missing here was lost on the way, and is queued again."""
 
@@ -534,7 +541,7 @@ class HeldLeases(Message, tag=True):
     attempts: list[int]
 
 
-class LogChunk(Message):
+class LogChunk(Message, frozen=True):
     """Captured lines of one attempt: UTF-8 text, `part` counts from 0."""
 
     id: int
@@ -543,14 +550,14 @@ class LogChunk(Message):
     text: bytes
 
 
-class AppendLogs(Message, tag=True):
+class AppendLogs(Message, frozen=True, tag=True):
     """session → shard. Lossy: not answered."""
 
     session: str
     chunks: list[LogChunk]
 
 
-class Progress(Message):
+class Progress(Message, frozen=True):
     """`permille`: 0..1000, -1: not told. `checkpoint` is handed to the next attempt; None: keep the one before."""
 
     id: int
@@ -560,14 +567,14 @@ class Progress(Message):
     checkpoint: bytes | None = None
 
 
-class ReportProgress(Message, tag=True):
+class ReportProgress(Message, frozen=True, tag=True):
     """session → shard. Lossy but for the last one of an attempt, which the worker repeats with the outcome."""
 
     session: str
     items: list[Progress]
 
 
-class Heartbeat(Message, tag=True):
+class Heartbeat(Message, frozen=True, tag=True):
     """session → its worker actor, every `interval_ms`, the first one registers. Not answered."""
 
     session: str
@@ -584,30 +591,30 @@ class Heartbeat(Message, tag=True):
     draining: bool = False
 
 
-class WorkerLeft(Message, tag=True):
+class WorkerLeft(Message, frozen=True, tag=True):
     """session → its worker actor. A clean goodbye: nothing is held any more."""
 
     session: str
 
 
-class WatchSession(Message, tag=True):
+class WatchSession(Message, frozen=True, tag=True):
     """shard → worker actor. Tell me when the session ends. Answered by SessionEnded, at once if it has."""
 
     shard: str  # address
 
 
-class SessionEnded(Message, tag=True):
+class SessionEnded(Message, frozen=True, tag=True):
     """worker actor → shards that watch and queues it served. Its leases are void."""
 
     session: str
     reason: str  # left | silent
 
 
-class ReadWorker(Message, tag=True):
+class ReadWorker(Message, frozen=True, tag=True):
     """Answers: WorkerRead."""
 
 
-class WorkerRead(Message, tag=True):
+class WorkerRead(Message, frozen=True, tag=True):
     """`state`: alive | draining | silent."""
 
     heartbeat: Heartbeat

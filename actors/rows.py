@@ -1,7 +1,7 @@
 """What a shard writes and reads: rows, the changes of one turn, and the queries of an actor to its store.
 
 Rows are plain tuples in the order given here, since they go by the thousand. Lanes: all ready tasks of one queue,
-tenant, priority and concurrency key form a lane, whose number sorts by priority first; the backlog is paged lane by lane.
+tenant, priority and concurrency key form a lane, whose number sorts by priority first; the backlog is paged by lane.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def lane_of(queue: str, tenant: str, priority: int, key: str) -> int:
     return priority << _LANE_SHIFT | fnv1a(f"{queue}\0{tenant}\0{key}".encode()) >> 5
 
 
-class TaskRow(Message):
+class TaskRow(Message, frozen=True):
     """A task as stored. `error` is an encoded TaskError or empty; `payload` may be None where the query left it out."""
 
     id: int
@@ -85,8 +85,8 @@ class ShardChanges:
         self.ended: list[tuple[int, int, int, int, int, bytes, bytes]] = []
         """(id, state, spent, started_ms, ended_ms, result, error): the state is final."""
         self.attempts: list[tuple[int, int, int, str, int, int, bytes]] = []
-        """(id, attempt, outcome kind or 0 if the worker died, session, started_ms, ended_ms, error): history of attempts
-        that did not complete."""
+        """(id, attempt, outcome kind or 0 if the worker died, session, started_ms, ended_ms, error): history of the
+        attempts that did not complete."""
         self.payloads: list[tuple[int, bytes]] = []
         """(id, payload): replaced by a person's retry."""
         self.dedupe: list[tuple[str, str, int, int]] = []
@@ -133,10 +133,10 @@ class ShardImage(msgspec.Struct):
     has_ready: bool  # any row in QUEUED
 
 
-# -- queries of a shard; each answer repeats the query's token ----------------------------------------------------------
+# -- queries of a shard; each answer repeats the query's token ---------------------------------------------------------
 
 
-class ReadTimers(Message, tag=True):
+class ReadTimers(Message, frozen=True, tag=True):
     """Tasks in SCHEDULED or RETRYING after (after_due_ms, after_id) with due_ms ≤ until_ms, ascending by (due, id), at
     most `limit`. Answers: TimersRead."""
 
@@ -147,7 +147,7 @@ class ReadTimers(Message, tag=True):
     limit: int
 
 
-class TimersRead(Message, tag=True):
+class TimersRead(Message, frozen=True, tag=True):
     """`next_due_ms`: of the first row beyond this page, 0 if there is none at all."""
 
     token: int
@@ -156,7 +156,7 @@ class TimersRead(Message, tag=True):
     next_due_ms: int
 
 
-class ReadLane(Message, tag=True):
+class ReadLane(Message, frozen=True, tag=True):
     """Tasks in QUEUED of a lane after (after_due_ms, after_id), ascending, at most `limit`. Answers: LaneRead."""
 
     token: int
@@ -166,14 +166,14 @@ class ReadLane(Message, tag=True):
     limit: int
 
 
-class LaneRead(Message, tag=True):
+class LaneRead(Message, frozen=True, tag=True):
     token: int
     lane: int
     rows: list[TaskRow]
     kinds: list[Kind]
 
 
-class ReadLanes(Message, tag=True):
+class ReadLanes(Message, frozen=True, tag=True):
     """Numbers of lanes with QUEUED tasks, ascending, greater than `after`, at most `limit`. Answers: LanesRead."""
 
     token: int
@@ -181,26 +181,26 @@ class ReadLanes(Message, tag=True):
     limit: int
 
 
-class LanesRead(Message, tag=True):
+class LanesRead(Message, frozen=True, tag=True):
     token: int
     lanes: list[int]
 
 
-class ReadTasks(Message, tag=True):
+class ReadTasks(Message, frozen=True, tag=True):
     """Tasks by id, in any order; missing ones are left out. Answers: TasksRead."""
 
     token: int
     ids: list[int]
 
 
-class TasksRead(Message, tag=True):
+class TasksRead(Message, frozen=True, tag=True):
     token: int
     rows: list[TaskRow]
     kinds: list[Kind]
     checkpoints: dict[int, bytes]  # of tasks that have one
 
 
-class ReadKeys(Message, tag=True):
+class ReadKeys(Message, frozen=True, tag=True):
     """Who holds these dedupe keys, and which of these requests were answered before. Answers: KeysRead."""
 
     token: int
@@ -209,7 +209,7 @@ class ReadKeys(Message, tag=True):
     request_id: str
 
 
-class KeysRead(Message, tag=True):
+class KeysRead(Message, frozen=True, tag=True):
     """`held`: dedupe_key → (task id, expires_ms), expired ones included; `answer`: encoded TasksSubmitted or empty."""
 
     token: int

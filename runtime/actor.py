@@ -62,6 +62,9 @@ class Actor(Generic[M]):
         """Take one message."""
         raise NotImplementedError
 
+    def end_turn(self, turn: Turn) -> None:
+        """Run once at the end of each turn, before the commit: the place to put together what is sent by the batch."""
+
     def due_ms(self) -> int | None:
         """Return when `on_time` wants to run next, in wall-clock milliseconds, or None."""
         return None

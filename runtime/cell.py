@@ -1,8 +1,9 @@
 """The shell around an actor: a bounded mailbox, one turn per drain, one commit per turn, then the messages.
 
 The cell owns the actor: nobody else touches it. What holds: nothing is sent before the rows that justify it are
-durable; a message whose handling raises is set aside with its bytes and the actor starts again from the store;
-every other message drained with it is handled again.
+durable; a message whose handling raises, or whose rows the store cannot encode, is set aside with its bytes and the
+actor starts again from the store; every other message drained with it is handled again, in order; while the store
+cannot write, the cell waits, since its memory is ahead of the store, and refuses requests from the edge.
 """
 
 from __future__ import annotations
@@ -11,17 +12,21 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final, NoReturn, TypeVar
 
 import structlog
 
 from .actor import Actor, Journal, Turn
 from .bus import Bus, Envelope, Refusal
 from .clock import Clock, Timer
-from .errors import DiskFullError, EscalationError, MailboxFullError, StoreError
+from .errors import EscalationError, MailboxFullError, StaleEpochError, StoreError
 from .rng import Rng
 
 log = structlog.get_logger("foliot.runtime")
+
+T = TypeVar("T")
+
+_STORE: Final = "store"  # the sender of answers to reads; no address, since it has no dot
 
 
 @dataclass(frozen=True)
@@ -35,7 +40,8 @@ class CellConfig:
     restart_backoff_max_ms: int = 5_000
     escalate_after: int = 10  # failures ...
     escalate_window_ms: int = 60_000  # ... within this window
-    commit_backoff_max_ms: int = 2_000
+    store_backoff_ms: int = 50  # between two tries while the store cannot write or read, doubling ...
+    commit_backoff_max_ms: int = 2_000  # ... up to this
 
 
 @dataclass
@@ -82,8 +88,9 @@ class Cell:
         self._stall: StoreError | None = None
         self._failures: deque[int] = deque()
         self._careful = 0  # messages still to be handled one per turn, to find the one that raises
-        self._reads: set[asyncio.Task[None]] = set()
-        self._idle = True
+        self._reads: dict[asyncio.Task[None], None] = {}  # in order of asking, since order can show
+        self._read_error: Exception | None = None
+        self._idle = False
 
     # -- the mailbox -------------------------------------------------------------------------------------------------
 
@@ -92,7 +99,7 @@ class Cell:
         depth = len(self._mailbox)
         if envelope.request and not envelope.sender.startswith("session."):
             if self._stall is not None:
-                raise self._stall
+                raise self._stall.with_traceback(None)  # one error for all, so it must not gather their frames
             if depth >= self._config.request_capacity:
                 raise MailboxFullError(self.address, self._config.request_capacity)
         elif depth >= self._config.mailbox_capacity:
@@ -105,44 +112,50 @@ class Cell:
 
     @property
     def is_idle(self) -> bool:
-        """Tell whether nothing waits and nothing is being committed or read."""
-        return self._idle and not self._mailbox and not self._reads
+        """Tell whether it has started, nothing waits and nothing is being committed or read."""
+        return self._idle and not self._mailbox and not self._reads and not self._wake.is_set()
 
     # -- life ----------------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Live until cancelled. Raises: EscalationError, StaleEpochError."""
         try:
-            backoff_ms = 0
             while True:
-                if backoff_ms:
+                if self._failures:
+                    doublings = min(len(self._failures) - 1, 16)
+                    backoff_ms = min(self._config.restart_backoff_ms << doublings, self._config.restart_backoff_max_ms)
                     await asyncio.sleep(backoff_ms / 1000)
-                actor, journal = await self._make()
+                actor, journal = await self._persist("start", self._make)
                 try:
                     await self._live(actor, journal)
                 except _ActorFailedError:
-                    backoff_ms = min(max(backoff_ms * 2, self._config.restart_backoff_ms),
-                                     self._config.restart_backoff_max_ms)  # fmt: skip
+                    continue
         finally:
+            self._idle = False
             self._stop_timer()
-            for task in list(self._reads):
-                task.cancel()
+            if reads := self._cancel_reads():
+                await asyncio.wait(reads)
 
     async def _live(self, actor: Actor[Any], journal: Journal | None) -> None:
         await self._turn(actor, journal, [], starting=True)
         mailbox = self._mailbox
         while True:
-            self._arm(actor)
-            if not mailbox and not self._due(actor):
+            if mailbox or self._due(actor):
+                await asyncio.sleep(0)  # an actor without a journal must not keep the loop to itself
+            else:
+                self._arm(actor)
                 self._idle = True
                 await self._wake.wait()
                 self._idle = False
             self._wake.clear()
+            if self._read_error is not None:
+                await self._failed([], None, self._read_error)
             limit = 1 if self._careful else self._config.drain_max
             batch = [mailbox.popleft() for _ in range(min(limit, len(mailbox)))]
-            await self._turn(actor, journal, batch)
-            if self._careful:
-                self._careful -= len(batch)
+            if batch or self._due(actor):
+                await self._turn(actor, journal, batch)
+                if self._careful:
+                    self._careful -= len(batch)
 
     def _due(self, actor: Actor[Any]) -> bool:
         due = actor.due_ms()
@@ -192,48 +205,55 @@ class Cell:
                 busy[name] = busy.get(name, 0) + at - before
             current = None
             due = actor.due_ms()  # after the mail: what was sent before a deadline counts as in time
-            if due is not None and due <= turn.now_ms:
+            if due is not None and due <= turn.now_ms and not (batch and self._careful):
                 turn.sender, turn.request = "", 0
                 actor.on_time(turn)
                 at, before = mono_ns(), at
                 busy["timers"] = busy.get("timers", 0) + at - before
+            current = batch[0] if batch and self._careful else None  # alone, so what follows is its own doing
+            actor.end_turn(turn)
+            busy["finish"] = busy.get("finish", 0) + mono_ns() - at
+            if turn.changes:
+                assert journal is not None
+                await self._persist("commit", journal.commit, turn.changes)
+        except StaleEpochError:
+            raise
         except Exception as error:
             await self._failed(batch, current, error)
-            raise _ActorFailedError from error
         self.stats.turns += 1
         self.stats.messages += len(batch)
-        if turn.changes:
-            assert journal is not None
-            await self._commit(journal, turn.changes)
-        send = self._bus.send
-        for envelope in turn.outbox:
-            send(envelope)
-        for query in turn.reads:
-            assert journal is not None
-            task = asyncio.get_running_loop().create_task(self._read(journal, query))
-            self._reads.add(task)
-            task.add_done_callback(self._reads.discard)
+        try:
+            send = self._bus.send
+            for envelope in turn.outbox:
+                send(envelope)
+            for query in turn.reads:
+                assert journal is not None
+                task = asyncio.get_running_loop().create_task(self._read(journal, query))
+                self._reads[task] = None
+                task.add_done_callback(self._forget_read)
+        except Exception as error:
+            await self._failed([], None, error)  # the batch is committed, so it is not handled again
 
-    async def _commit(self, journal: Journal, changes: Any) -> None:
-        """Commit, and while the store cannot take it, try again: memory is ahead, so nothing else may happen first."""
-        backoff_ms = 50
+    async def _persist(self, what: str, call: Callable[..., Awaitable[T]], *args: Any) -> T:
+        """Make a call to the store, and while it cannot be served, again: nothing else may happen first."""
+        backoff_ms = self._config.store_backoff_ms
         while True:
             try:
-                await journal.commit(changes)
+                result = await call(*args)
             except StoreError as error:
                 if self._stall is None:
-                    log.error("commit_stalled", address=self.address, error=str(error))
+                    log.error("store_stalled", address=self.address, at=what, code=error.code, error=str(error))
                 self._stall = error
                 await asyncio.sleep(backoff_ms / 1000)
                 backoff_ms = min(backoff_ms * 2, self._config.commit_backoff_max_ms)
             else:
                 if self._stall is not None:
-                    log.info("commit_resumed", address=self.address, was_disk_full=isinstance(self._stall, DiskFullError))
+                    log.info("store_resumed", address=self.address, at=what, code=self._stall.code)
                     self._stall = None
-                return
+                return result
 
     async def _read(self, journal: Journal, query: Any) -> None:
-        backoff_ms = 50
+        backoff_ms = self._config.store_backoff_ms
         while True:
             try:
                 answer = await journal.read(query)
@@ -241,35 +261,62 @@ class Cell:
                 log.error("read_failed", address=self.address, query=type(query).__name__, error=str(error))
                 await asyncio.sleep(backoff_ms / 1000)
                 backoff_ms = min(backoff_ms * 2, self._config.commit_backoff_max_ms)
+            except Exception as error:  # without its answer the actor would wait for ever
+                self._read_error = error
+                break
             else:
-                self._mailbox.append(Envelope(self.address, answer))  # asked for, so never refused
-                self._wake.set()
-                return
+                self._mailbox.append(Envelope(self.address, answer, _STORE))  # asked for, so never refused
+                break
+        self._wake.set()
 
-    async def _failed(self, batch: list[Envelope], current: Envelope | None, error: Exception) -> None:
-        """Nothing of this turn was committed or sent: put the messages back, set aside the one that raises."""
-        now_ms = self._clock.now_ms()
-        self.stats.restarts += 1
-        log.error("actor_failed", address=self.address, message=type(current.message).__name__ if current else "",
-                  messages=len(batch), exc_info=error)  # fmt: skip
-        if current is not None and len(batch) == 1:
-            self.stats.set_aside += 1
-            await self._poison(self.address, current.message, error)
-            if current.request:
-                refusal = Refusal("internal", f"{type(current.message).__name__} could not be handled; it was set aside")
-                self._bus.send(Envelope(current.sender, refusal, self.address, current.request))
-            batch = []
-        kept = [envelope for envelope in self._mailbox if envelope.sender != self.address]  # no answers to lost reads
-        self._mailbox.clear()
-        self._mailbox.extend([envelope for envelope in batch if envelope.sender != self.address] + kept)
-        self._careful = max(self._careful - 1, 0) if not batch else max(self._careful, len(batch))
-        for task in list(self._reads):
+    def _forget_read(self, task: asyncio.Task[None]) -> None:
+        self._reads.pop(task, None)
+
+    def _cancel_reads(self) -> list[asyncio.Task[None]]:
+        reads = list(self._reads)
+        for task in reads:
             task.cancel()
+        return reads
+
+    async def _failed(self, batch: list[Envelope], current: Envelope | None, error: Exception) -> NoReturn:
+        """Nothing of `batch` was committed or sent: put the messages back, set aside the one that raises.
+
+        Raises: _ActorFailedError, or EscalationError at the bound.
+        """
+        name = type(current.message).__name__ if current else ""
+        self.stats.restarts += 1
+        log.error("actor_failed", address=self.address, message=name, messages=len(batch), exc_info=error)
+        if reads := self._cancel_reads():
+            await asyncio.wait(reads)
+        self._read_error = None
+        if isinstance(error, StaleEpochError):
+            raise error
+        if current is not None and len(batch) == 1:
+            await self._set_aside(current, error)
+            batch = []
+            self._careful = max(self._careful - 1, 0)
+        waiting = [*batch, *self._mailbox]
+        self._mailbox.clear()  # and what the old actor asked the store is no answer for the new one
+        self._mailbox.extend(envelope for envelope in waiting if envelope.sender != _STORE)
+        self._careful = min(max(self._careful, len(batch)), len(self._mailbox))
+        now_ms = self._clock.mono_ns() // 1_000_000
         self._failures.append(now_ms)
-        while self._failures and self._failures[0] < now_ms - self._config.escalate_window_ms:
+        while self._failures[0] < now_ms - self._config.escalate_window_ms:
             self._failures.popleft()
         if len(self._failures) >= self._config.escalate_after:
             raise EscalationError(self.address, len(self._failures), self._config.escalate_window_ms) from error
+        raise _ActorFailedError from error
+
+    async def _set_aside(self, envelope: Envelope, error: Exception) -> None:
+        name = type(envelope.message).__name__
+        self.stats.set_aside += 1
+        try:
+            await self._persist("set_aside", self._poison, self.address, envelope.message, error)
+        except Exception as why:  # the log is then the only place that has it
+            log.error("set_aside_failed", address=self.address, content=repr(envelope.message), exc_info=why)
+        if envelope.request:
+            refusal = Refusal("internal", f"{name} could not be handled; it was set aside")
+            self._bus.send(Envelope(envelope.sender, refusal, self.address, envelope.request))
 
 
 class _ActorFailedError(Exception):

@@ -44,5 +44,28 @@ class SystemClock:
         return time.monotonic_ns()
 
     def call_at_ms(self, when_ms: int, callback: Callable[[], None]) -> Timer:
-        delay_ns = when_ms * 1_000_000 - time.time_ns()
-        return asyncio.get_running_loop().call_later(max(delay_ns, 0) / 1e9, callback)
+        return _SystemTimer(when_ms, callback)
+
+
+class _SystemTimer:
+    """A pending call that looks at the wall clock again: an event loop may round a delay down (uvloop does, to a whole
+    millisecond), and the wall clock may have been set back meanwhile."""
+
+    __slots__ = ("_callback", "_handle", "_loop", "_when_ns")
+
+    def __init__(self, when_ms: int, callback: Callable[[], None]) -> None:
+        self._when_ns = when_ms * 1_000_000
+        self._callback = callback
+        self._loop = asyncio.get_running_loop()
+        delay_ns = self._when_ns - time.time_ns()
+        self._handle = self._loop.call_later(max(delay_ns, 0) / 1e9, self._fire)
+
+    def _fire(self) -> None:
+        missing_ns = self._when_ns - time.time_ns()
+        if missing_ns > 0:
+            self._handle = self._loop.call_later(max(missing_ns, 1_000_000) / 1e9, self._fire)
+        else:
+            self._callback()
+
+    def cancel(self) -> None:
+        self._handle.cancel()

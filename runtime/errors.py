@@ -146,6 +146,6 @@ class EscalationError(FoliotError):
     code = "escalation"
 
     def __init__(self, address: str, failures: int, window_ms: int) -> None:
-        super().__init__(f"actor {address!r} failed {failures} times within {window_ms} ms, the bound of its supervisor")
+        super().__init__(f"actor {address!r} failed {failures} times within {window_ms} ms, its supervisor's bound")
         self.address = address
         self.failures = failures

@@ -26,7 +26,7 @@ class TaskFilter(msgspec.Struct, frozen=True):
 
 
 class AttemptRow(msgspec.Struct, frozen=True):
-    """One attempt that did not complete. `kind`: an OutcomeKind, or 0 if its worker died. `error`: encoded TaskError."""
+    """An attempt that did not complete. `kind`: an OutcomeKind, or 0 if its worker died. `error`: encoded TaskError."""
 
     attempt: int
     kind: int
@@ -80,10 +80,6 @@ class Store(Protocol):
         """Return tasks by id, in the order asked, missing ones left out; payloads included."""
         ...
 
-    async def list(self, filter: TaskFilter) -> tuple[list[TaskRow], dict[int, Kind]]:
-        """Return tasks without payloads, newest first, and their kinds by template id."""
-        ...
-
     async def logs(self, task_id: int, attempt: int = 0) -> list[tuple[int, bytes]]:
         """Return (attempt, text) in order; `attempt` 0: of all attempts."""
         ...
@@ -103,10 +99,15 @@ class Store(Protocol):
         ...
 
     async def retain(self, before_ms: int, *, limit: int) -> int:
-        """Delete up to `limit` ended tasks that ended before the instant, dead letters excepted, and expired dedupe keys
-        and requests; count them as purged in the ledger. Returns how many tasks went."""
+        """Delete up to `limit` ended tasks that ended before the instant, dead letters excepted, and expired dedupe
+        keys and requests; count them as purged in the ledger. Returns how many tasks went."""
         ...
 
     async def close(self) -> None:
         """Finish what was begun, release the file."""
+        ...
+
+    # Last in the class: below this line the name `list` means the method to a type checker.
+    async def list(self, filter: TaskFilter) -> tuple[list[TaskRow], dict[int, Kind]]:  # noqa: A002
+        """Return tasks without payloads, newest first, and their kinds by template id."""
         ...

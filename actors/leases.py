@@ -1,0 +1,171 @@
+"""Leases of a shard: granting them, sending the bodies, taking the outcomes, finding those that were lost.
+
+What always holds: a body is sent only after its lease is durable; an outcome counts only if it is of the task's newest
+attempt and of the session that holds it.
+"""
+
+from __future__ import annotations
+
+from ..runtime.actor import Turn
+from ..runtime.ids import time_of_ms
+from . import messages as m
+from .addresses import session_address, shard_address, worker_address
+from .lifecycle import Lifecycle
+from .outgoing import Outgoing
+from .rows import ReadTasks, TasksRead
+from .states import State
+from .table import TaskTable
+from .task import Task
+from .timeouts import Timeouts
+
+_QUEUED, _RUNNING = State.QUEUED, State.RUNNING
+_COMPLETED = int(m.OutcomeKind.COMPLETED)
+
+
+class Leases:
+    """The running tasks of one shard."""
+
+    def __init__(
+        self, table: TaskTable, life: Lifecycle, timeouts: Timeouts, out: Outgoing, *, heartbeat_interval_ms: int
+    ) -> None:  # fmt: skip
+        self._table = table
+        self._life = life
+        self._timeouts = timeouts
+        self._out = out
+        self._lost_after_ms = 2 * heartbeat_interval_ms
+
+    def adopt(self, task: Task, turn: Turn) -> None:
+        """Take over a lease found in the store."""
+        self._table.tasks[task.id] = task
+        self._held_by(task.session, turn)[task.id] = task
+        self._timeouts.watch(task)
+
+    def grant(self, message: m.GrantLeases, turn: Turn) -> None:
+        session, now_ms = message.session, turn.now_ms
+        tasks, start = self._table.tasks, self._life.start
+        self._held_by(session, turn)
+        bodies = self._out.bodies.setdefault(session, [])
+        for task_id in message.ids:
+            task = tasks.get(task_id)
+            if task is None or task.state != _QUEUED or not task.offered:
+                self._out.refuse(message, task_id, 1 if task is None else task.kind.template.cost)
+            elif task.kind.has_deadline and self._life.expire_if_late(task, turn):
+                self._out.refuse(message, task_id, task.kind.template.cost)
+            else:
+                start(task, session, now_ms)
+                bodies.append(task)
+
+    def report(self, message: m.ReportOutcomes, turn: Turn) -> None:
+        session = message.session
+        tasks, life = self._table.tasks, self._life
+        stale: list[int] = []
+        for position, outcome in enumerate(message.outcomes):
+            task = tasks.get(outcome.id)
+            if (
+                task is None
+                or task.attempt != outcome.attempt
+                or task.session != session
+                or task.state != _RUNNING
+            ):  # fmt: skip
+                stale.append(position)
+            elif outcome.kind == _COMPLETED:
+                life.complete(task, outcome, turn)
+            else:
+                life.did_not_complete(task, outcome, turn)
+        turn.reply(m.OutcomesTaken(stale))
+
+    def session_ended(self, message: m.SessionEnded, turn: Turn) -> None:
+        why = "its worker left" if message.reason == "left" else "its worker fell silent"
+        for task in list(self._life.leases.pop(message.session, {}).values()):
+            self._life.interrupt(task, why, turn)
+
+    def reconcile(self, message: m.HeldLeases, turn: Turn) -> None:
+        """Compare the leases with what their session says it holds."""
+        held = self._life.leases.get(message.session, {})
+        told = dict(zip(message.ids, message.attempts, strict=True))
+        lost_before_ms = turn.now_ms - self._lost_after_ms
+        for task in list(held.values()):
+            if told.get(task.id) != task.attempt and task.leased_ms < lost_before_ms:
+                self._life.interrupt(task, "it never reached its worker", turn)
+        void = [(id, attempt) for id, attempt in told.items() if id not in held or held[id].attempt != attempt]
+        if void:
+            ids, attempts = [id for id, _ in void], [attempt for _, attempt in void]
+            turn.send(session_address(message.session), m.CancelAttempts(ids, attempts, "lease_lost"))
+
+    def progress(self, message: m.ReportProgress, turn: Turn) -> None:
+        for item in message.items:
+            task = self._table.tasks.get(item.id)
+            if task is None or task.attempt != item.attempt or task.session != message.session:
+                continue
+            if item.checkpoint is not None:
+                task.checkpoint = item.checkpoint
+            row = (item.id, item.attempt, item.permille, item.note, item.checkpoint, turn.now_ms)
+            turn.changes.progress.append(row)
+
+    def tell_queue(self, queue: str, turn: Turn) -> None:
+        """A queue actor has forgotten everything: tell it what runs."""
+        leased: dict[tuple[int, int, str, str], list[Task]] = {}
+        for held in self._life.leases.values():
+            for task in held.values():
+                if task.kind.queue == queue:
+                    leased.setdefault((task.kind.id, task.priority, task.key, task.session), []).append(task)
+        lots = [
+            m.LeasedLot(tasks[0].kind.kind, priority, key, session, [task.id for task in tasks])
+            for (_, priority, key, session), tasks in leased.items()
+        ]
+        if lots:
+            turn.send(queue, m.OfferTasks(self._table.shard, [], lots))
+
+    def end_turn(self, turn: Turn) -> None:
+        """Send the bodies of what was leased in this turn."""
+        bodies = self._out.bodies
+        if bodies:
+            self._out.bodies = {}
+            for session, tasks in bodies.items():
+                self._send_bodies(session, tasks, turn)
+
+    def _held_by(self, session: str, turn: Turn) -> dict[int, Task]:
+        held = self._life.leases.get(session)
+        if held is None:
+            held = self._life.leases[session] = {}
+            turn.send(worker_address(session), m.WatchSession(shard_address(self._table.shard)))
+        return held
+
+    def _send_bodies(self, session: str, tasks: list[Task], turn: Turn) -> None:
+        kinds: list[m.Kind] = []
+        index: dict[int, int] = {}
+        bodies: list[m.Body] = []
+        unread: dict[int, int] = {}  # id → attempt of tasks whose payload or checkpoint only the store has
+        for task in tasks:
+            if task.state != _RUNNING or task.session != session:
+                continue  # ended or taken away within this very turn
+            if task.payload is None or task.checkpoint is None:
+                unread[task.id] = task.attempt
+                continue
+            kind = task.kind
+            at = index.get(kind.id)
+            if at is None:
+                at = index[kind.id] = len(kinds)
+                kinds.append(kind.kind)
+            total_ms = kind.template.total_timeout_ms
+            deadline_ms = time_of_ms(task.id) + total_ms if total_ms else 0
+            bodies.append(
+                m.Body(task.id, task.attempt, at, task.payload, task.priority, task.key, deadline_ms, task.checkpoint)
+            )
+        if bodies:
+            turn.send(session_address(session), m.RunTasks(self._table.shard, kinds, bodies))
+        if unread:
+            self._table.ask(
+                ReadTasks(self._table.next_token, list(unread)),
+                lambda answer, turn: self._take_bodies(session, unread, answer),
+                turn,
+            )
+
+    def _take_bodies(self, session: str, unread: dict[int, int], answer: TasksRead) -> None:
+        for row in self._table.rows_of(answer):
+            task = self._table.tasks.get(row.id)
+            if task is not None and task.state == _RUNNING and task.attempt == unread[row.id]:
+                if task.payload is None:
+                    task.payload = row.payload
+                task.checkpoint = answer.checkpoints.get(row.id, b"")
+                self._out.bodies.setdefault(session, []).append(task)

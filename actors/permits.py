@@ -1,0 +1,195 @@
+"""A queue's side of tenants' concurrency: what each tenant may run here, and when to ask for more or give back.
+
+A queue runs nothing of a tenant before the tenant's first answer. A tenant without a limit is asked once, and told that it is
+still served every half minute of activity. For a limited one the queue reports (running, waiting) when the tenant could
+decide otherwise for it: it needs more than it is allowed, it no longer needs all, or it gives back what it ran too
+much. Reports are absolute and repeated every few seconds while there is demand, so a lost one only delays. Permits are
+given back for good, and not used again, once nothing waits or runs.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from ..runtime.actor import Turn
+from .addresses import tenant_address
+from .messages import LOWEST_PRIORITY, PermitsGranted, WantPermits
+
+if TYPE_CHECKING:
+    from .ready import Band, Share
+
+UNLIMITED: Final = 1 << 60
+RETRY_MS: Final = 1_000  # a first question is repeated
+REFRESH_MS: Final = 5_000  # a limited tenant is reported at least this often while there is demand
+UNLIMITED_REFRESH_MS: Final = 30_000
+_SWEEP_FLOOR: Final = 1_024
+
+
+class Claim:
+    """One tenant in one queue; all amounts in slots."""
+
+    __slots__ = (
+        "allowed", "blocked", "is_known", "must_tell", "next_ms", "number", "parked", "running", "shares", "step",
+        "tenant", "told_ms", "told_running", "told_want", "waiting", "weight"
+    )  # fmt: skip
+
+    def __init__(self, tenant: str) -> None:
+        self.tenant = tenant
+        self.weight = 1
+        self.is_known = False  # the tenant has answered
+        self.allowed = 0  # -1: no limit
+        self.number = 0
+        self.step = 1
+        self.running = 0
+        self.waiting = 0
+        self.blocked = 0  # of those waiting, parked at their keys
+        self.parked: dict[Band, None] = {}  # bands that wait for permits
+        self.shares: list[Share | None] = [None] * (LOWEST_PRIORITY + 1)
+        self.must_tell = True
+        self.told_ms = 0
+        self.told_running = 0
+        self.told_want = 0
+        self.next_ms = 0
+
+    def room(self) -> int:
+        """Return how many more slots may run."""
+        return UNLIMITED if self.allowed < 0 else self.allowed - self.running
+
+
+class Permits:
+    """The claims of all tenants in one queue. `paused`: the queue wants nothing new for anybody."""
+
+    def __init__(self, queue: str) -> None:
+        self._queue = queue
+        self._claims: dict[str, Claim] = {}
+        self._changed: dict[Claim, None] = {}
+        self._watched: dict[Claim, None] = {}  # unanswered or limited: reported again in time
+        self._due_ms = 0  # no watched claim is due before
+        self._sweep_at = _SWEEP_FLOOR
+        self.paused = False
+
+    def __len__(self) -> int:
+        return len(self._claims)
+
+    def claim(self, tenant: str) -> Claim:
+        """Return the claim of a tenant; a new one is asked for at the end of the turn."""
+        claim = self._claims.get(tenant)
+        if claim is None:
+            if len(self._claims) >= self._sweep_at:
+                self._sweep()
+            claim = self._claims[tenant] = Claim(tenant)
+        return claim
+
+    def changed(self, claim: Claim, now_ms: int) -> None:
+        """Note that a claim's amounts changed; whether that is worth a message is decided in `flush`."""
+        if claim.allowed >= 0 or claim.must_tell or now_ms - claim.told_ms >= UNLIMITED_REFRESH_MS:
+            self._changed[claim] = None
+
+    def all_changed(self) -> None:
+        """Note that all claims may want something else, since the queue was paused or resumed."""
+        self._changed.update(self._watched)
+
+    def granted(self, message: PermitsGranted, turn: Turn) -> Claim | None:
+        """Take a tenant's answer. Returns the claim if it may run something now."""
+        claim = self._claims.get(message.tenant)
+        if claim is None or not (claim.running or claim.waiting):
+            if claim is not None:
+                claim.weight = max(message.weight, 1)
+                self._set_unlimited(claim, message) if message.allowed < 0 else self._forget(claim, message.number)
+            if message.allowed >= 0:
+                turn.send(tenant_address(message.tenant), WantPermits(self._queue, 0, 0, 0, message.number))
+            return None
+        if message.number < claim.number:
+            return None
+        claim.weight = max(message.weight, 1)
+        if message.allowed < 0:
+            self._set_unlimited(claim, message)
+            return claim
+        lowered = claim.is_known and (claim.allowed < 0 or message.allowed < claim.allowed)
+        claim.must_tell = lowered or message.number == claim.number
+        claim.is_known = True
+        claim.allowed = message.allowed
+        claim.number = message.number
+        self._watch(claim, turn.now_ms + REFRESH_MS)
+        self._changed[claim] = None
+        return claim
+
+    def flush(self, turn: Turn) -> None:
+        """Send the reports that this turn's changes call for."""
+        if self._changed:
+            for claim in self._changed:
+                if claim.must_tell or self._is_worth_telling(claim, turn.now_ms):
+                    self._tell(claim, turn)
+            self._changed.clear()
+
+    def due_ms(self) -> int | None:
+        """Return when a report may have to be repeated, or None."""
+        return self._due_ms if self._watched else None
+
+    def on_time(self, turn: Turn) -> None:
+        """Repeat reports that are due; give permits back where nothing needs them any more."""
+        if not self._watched or turn.now_ms < self._due_ms:
+            return
+        for claim in list(self._watched):
+            if claim.next_ms > turn.now_ms:
+                continue
+            self._tell(claim, turn)
+            if not (claim.running or claim.waiting):
+                self._forget(claim, claim.number)
+        self._due_ms = min((claim.next_ms for claim in self._watched), default=0)
+
+    def _is_worth_telling(self, claim: Claim, now_ms: int) -> bool:
+        if claim.allowed < 0:
+            return now_ms - claim.told_ms >= UNLIMITED_REFRESH_MS
+        if not claim.is_known:
+            return False  # asked already
+        allowed, told = claim.allowed, claim.told_want
+        if claim.told_running > allowed and claim.running < claim.told_running:
+            return True
+        want = self._want(claim)
+        if want > allowed:
+            return want > told and told <= allowed
+        return want < told and (told > allowed or want * 2 <= told)
+
+    def _want(self, claim: Claim) -> int:
+        return claim.running + (0 if self.paused else max(claim.waiting - claim.blocked, 0))
+
+    def _tell(self, claim: Claim, turn: Turn) -> None:
+        want = self._want(claim)
+        claim.must_tell = False
+        claim.told_ms = turn.now_ms
+        claim.told_running = claim.running
+        claim.told_want = want
+        message = WantPermits(
+            self._queue, claim.running, want - claim.running, claim.allowed, claim.number, claim.step
+        )  # fmt: skip
+        turn.send(tenant_address(claim.tenant), message)
+        if claim.allowed >= 0:
+            self._watch(claim, turn.now_ms + (REFRESH_MS if claim.is_known else RETRY_MS))
+
+    def _watch(self, claim: Claim, next_ms: int) -> None:
+        claim.next_ms = next_ms
+        if not self._watched or next_ms < self._due_ms:
+            self._due_ms = next_ms
+        self._watched[claim] = None
+
+    def _set_unlimited(self, claim: Claim, message: PermitsGranted) -> None:
+        claim.is_known = True
+        claim.must_tell = False
+        claim.allowed = -1
+        claim.number = max(message.number, claim.number)
+        self._watched.pop(claim, None)
+
+    def _forget(self, claim: Claim, number: int) -> None:
+        """Hold no permits any more; the next task asks anew."""
+        claim.is_known = False
+        claim.must_tell = True
+        claim.allowed = 0
+        claim.number = max(number, claim.number)
+        self._watched.pop(claim, None)
+
+    def _sweep(self) -> None:
+        for claim in list(self._claims.values()):
+            if not (claim.running or claim.waiting or claim in self._watched):
+                del self._claims[claim.tenant]
+        self._sweep_at = max(2 * len(self._claims), _SWEEP_FLOOR)

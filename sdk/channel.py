@@ -1,0 +1,53 @@
+"""How a client reaches a gateway: the channel port, and its two forms here, in process and over the local socket."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Final, Protocol
+
+from ..runtime.clock import Clock
+from ..transports.gateway import Gateway
+from ..transports.local import LocalChannel
+from .errors import AddressError
+
+DEFAULT_SOCKET: Final = "./foliot.sock"
+ADDRESS_VARIABLE: Final = "FOLIOT_ADDRESS"
+
+
+class Channel(Protocol):
+    """A way to a gateway. `may_repeat`: a request may reach it twice, so submissions carry a request id."""
+
+    may_repeat: bool
+
+    async def request(self, message: Any, *, timeout_ms: int) -> Any:
+        """Return the answer, which may be a Refusal. Raises: UnavailableError, UsageError."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+class InProcessChannel:
+    """Straight to a gateway in the same process and event loop."""
+
+    may_repeat = False
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._handle = gateway.handle
+
+    async def request(self, message: Any, *, timeout_ms: int) -> Any:
+        return await self._handle(message, timeout_ms=timeout_ms)
+
+    async def close(self) -> None:
+        """Nothing to close: the gateway belongs to its node."""
+
+
+def open_channel(address: str | None, *, clock: Clock, connect_timeout_ms: int) -> Channel:
+    """Return a channel to `address`, which is a socket's path; None: what FOLIOT_ADDRESS says, else ./foliot.sock.
+
+    Raises: AddressError.
+    """
+    where = address or os.environ.get(ADDRESS_VARIABLE) or DEFAULT_SOCKET
+    where = where.removeprefix("unix://").removeprefix("unix:")
+    if "://" in where:
+        raise AddressError(where)
+    return LocalChannel(where, connect_timeout_ms=connect_timeout_ms, clock=clock)

@@ -1,0 +1,213 @@
+"""From a call to a task: what the user wrote, turned into a template and a payload.
+
+Options and the handler's own arguments share one namespace; a name the handler has as a parameter belongs to the
+handler. Making a spec is on the hot path of bulk submissions, so the common case without options does no more than
+encode the payload.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final, Protocol
+
+import msgspec
+
+from ..actors.addresses import check_handler
+from ..actors.messages import LOWEST_PRIORITY, Priority, TaskSpec, Template
+from ..runtime.clock import Clock
+from .durations import Span, parse_span, to_instant_ms
+from .errors import OptionError, PastDueError
+from .payload import Packer, PayloadError
+
+_CACHE_MAX: Final = 1_024
+
+
+class HandlerLike(Protocol):
+    """What a client needs of a decorated handler."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def template(self) -> Template: ...
+    @property
+    def default_priority(self) -> int: ...
+    def encode(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes: ...
+    def key_of(self, kwargs: dict[str, Any]) -> str: ...
+
+
+@dataclass(frozen=True)
+class Options:
+    """How one task differs from its handler's template. None: as the handler says."""
+
+    queue: str | None = None
+    priority: int | str | None = None
+    delay: Span | None = None
+    at: datetime | str | None = None
+    dedupe_key: str | None = None
+    key: str | None = None
+    on_conflict: str | None = None
+    max_attempts: int | None = None
+    timeout: Span | None = None
+    past: str = "run"
+
+
+OPTION_NAMES: Final = frozenset(Options.__dataclass_fields__)
+
+
+class Spec(msgspec.Struct, frozen=True, gc=False):
+    """One task ready to be sent. `due_ms` 0: now."""
+
+    template: Template
+    payload: bytes
+    due_ms: int = 0
+    priority: int = int(Priority.NORMAL)
+    key: str = ""
+    dedupe_key: str = ""
+
+
+class SpecMaker:
+    """Makes specs; remembers the templates it derived."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._pack = Packer().pack
+        self._templates: dict[tuple[Any, ...], Template] = {}
+
+    def make(self, handler: HandlerLike | str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Spec:
+        """Return the spec of a call. Raises: UsageError naming the argument or option."""
+        if OPTION_NAMES.isdisjoint(kwargs):
+            if isinstance(handler, str):
+                return Spec(self._template(handler, None), self._payload_of_name(handler, args, kwargs))
+            key = handler.key_of(kwargs) if not args else handler.key_of(_named(handler, args, kwargs))
+            return Spec(handler.template, handler.encode(args, kwargs), 0, handler.default_priority, key)
+        own: Sequence[str] = () if isinstance(handler, str) else parameters_of(handler)
+        options = {name: kwargs.pop(name) for name in [*kwargs] if name in OPTION_NAMES and name not in own}
+        return self.make_with(handler, args, kwargs, Options(**options))
+
+    def make_with(
+        self, handler: HandlerLike | str, args: tuple[Any, ...], kwargs: dict[str, Any], options: Options
+    ) -> Spec:
+        """Return the spec of a call whose options are told apart from its arguments."""
+        if isinstance(handler, str):
+            payload, key, priority = self._payload_of_name(handler, args, kwargs), "", int(Priority.NORMAL)
+        else:
+            payload, priority = handler.encode(args, kwargs), handler.default_priority
+            key = handler.key_of(kwargs if not args else _named(handler, args, kwargs)) if options.key is None else ""
+        return Spec(
+            self._template(handler, options),
+            payload,
+            self._due_ms(options),
+            priority if options.priority is None else parse_priority(options.priority),
+            key if options.key is None else _text("key", options.key),
+            "" if options.dedupe_key is None else _text("dedupe_key", options.dedupe_key),
+        )
+
+    def _payload_of_name(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
+        if args:
+            raise PayloadError(name, "", f"has {len(args)} positional arguments", "arguments by name for a handler's name")
+        try:
+            return self._pack(kwargs)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise PayloadError(name, "", f"cannot be encoded: {error}", "values msgpack has") from error
+
+    def _template(self, handler: HandlerLike | str, options: Options | None) -> Template:
+        if options is None:
+            key: tuple[Any, ...] = (handler,)
+        else:
+            key = (handler, options.queue, options.on_conflict, options.max_attempts, options.timeout)
+        template = self._templates.get(key)
+        if template is None:
+            template = Template(check_handler(handler)) if isinstance(handler, str) else handler.template
+            if options is not None:
+                template = msgspec.structs.replace(template, **_changes(options))
+            if len(self._templates) >= _CACHE_MAX:
+                self._templates.clear()
+            self._templates[key] = template
+        return template
+
+    def _due_ms(self, options: Options) -> int:
+        if options.past not in ("run", "refuse"):
+            raise OptionError("past", options.past, "'run' or 'refuse'")
+        if options.delay is not None:
+            if options.at is not None:
+                raise OptionError("at", options.at, "either a delay or a moment, not both")
+            delay_ms = parse_span(options.delay, what="delay")
+            return self._clock.now_ms() + delay_ms if delay_ms else 0
+        if options.at is None:
+            return 0
+        due_ms = to_instant_ms(options.at, self._clock, what="at")
+        late_ms = self._clock.now_ms() - due_ms
+        if late_ms > 0 and options.past == "refuse":
+            raise PastDueError(late_ms)
+        return due_ms if late_ms < 0 else 0
+
+
+def parse_priority(value: int | str) -> int:
+    """Return 0 to 9 for a number or a name. Raises: OptionError."""
+    expected = f"critical, high, normal, medium, low, or 0 to {LOWEST_PRIORITY}"
+    if isinstance(value, str):
+        name = "NORMAL" if value.lower() == "medium" else value.upper()
+        if name in Priority.__members__:
+            return int(Priority[name])
+        if not value.isdecimal():
+            raise OptionError("priority", value, expected)
+        value = int(value[:3])
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= LOWEST_PRIORITY:
+        raise OptionError("priority", value, expected)
+    return int(value)
+
+
+def parameters_of(handler: HandlerLike) -> Sequence[str]:
+    """Return the names of the handler's own parameters."""
+    names: Sequence[str] = getattr(handler, "parameters", ())
+    return names
+
+
+def _named(handler: HandlerLike, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    return {**dict(zip(parameters_of(handler), args, strict=False)), **kwargs}
+
+
+def _text(option: str, value: object) -> str:
+    if not isinstance(value, str) or not value.isprintable() or len(value) > 256:
+        raise OptionError(option, value, "at most 256 printable characters")
+    return value
+
+
+def _changes(options: Options) -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    if options.queue is not None:
+        out["queue"] = options.queue
+    if options.on_conflict is not None:
+        if options.on_conflict not in ("return_existing", "reject", "replace"):
+            raise OptionError("on_conflict", options.on_conflict, "'return_existing', 'reject' or 'replace'")
+        out["on_conflict"] = options.on_conflict
+    if options.max_attempts is not None:
+        if isinstance(options.max_attempts, bool) or not isinstance(options.max_attempts, int) or options.max_attempts < 1:
+            raise OptionError("max_attempts", options.max_attempts, "1 or more")
+        out["max_attempts"] = options.max_attempts
+    if options.timeout is not None:
+        out["timeout_ms"] = parse_span(options.timeout, what="timeout")
+    return out
+
+
+def assemble(specs: Sequence[Spec]) -> tuple[list[Template], list[TaskSpec]]:
+    """Return the templates and tasks of one batch; each template is sent once."""
+    templates: list[Template] = []
+    index_of: dict[int, int] = {}  # by identity: the specs keep their templates alive
+    tasks: list[TaskSpec] = []
+    add = tasks.append
+    last: Template | None = None
+    index = 0
+    for spec in specs:
+        template = spec.template
+        if template is not last:
+            last = template
+            known = index_of.get(id(template))
+            if known is None:
+                known = index_of[id(template)] = len(templates)
+                templates.append(template)
+            index = known
+        add(TaskSpec(index, spec.payload, spec.due_ms, spec.priority, spec.key, spec.dedupe_key))
+    return templates, tasks

@@ -1,0 +1,106 @@
+"""How a worker shares its free slots between the queues it serves.
+
+Credits are absolute, so moving one is only a smaller number here and a larger one there. What holds: the credits
+together never exceed the free slots; a queue that uses its credit gets what others leave unused; with fewer slots than
+queues each queue is asked in turn, so none is forgotten.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+ACTIVE_MS: Final = 500  # a queue that sent work within this time is expected to send more
+HOLD_MS: Final = 20  # how long a queue may sit on the last slot before the next one is asked
+STARVED_MS: Final = 1_000  # a queue without credit for this long is asked before those that are busy
+TICK_MS: Final = 100  # how often unused credit is looked at, while there is some
+
+
+class QueueLine:
+    """One queue as its worker sees it. `seen`: slots of the bodies received from it in this session; `held`: slots its
+    attempts take now; `free`: its credit."""
+
+    __slots__ = ("active_until_ms", "address", "free", "held", "last_ms", "needs", "seen", "sent", "since_ms")
+
+    def __init__(self, address: str, needs: frozenset[str]) -> None:
+        self.address = address
+        self.needs = needs  # where its handlers run: async, thread, process
+        self.begin_session()
+        self.held = 0
+
+    def begin_session(self) -> None:
+        """Forget what was said in the session before."""
+        self.seen = 0
+        self.free = 0
+        self.sent = -1  # free + seen as last told, which is what the queue goes by
+        self.active_until_ms = -(1 << 60)
+        self.last_ms = -(1 << 60)  # when it last had credit
+        self.since_ms = 0  # since when it has had some
+
+
+def share(free: int, lines: Sequence[QueueLine], rooms: Sequence[int], now_ms: int) -> None:
+    """Set every line's `free`. `rooms`: what each line can use at most, by position."""
+    count = len(lines)
+    if count == 1:
+        lines[0].free = max(min(free, rooms[0]), 0)
+        return
+    if free >= count:
+        new = _spread(free, lines, rooms, now_ms)
+    else:
+        new = _in_turn(max(free, 0), lines, rooms, now_ms)
+    for line, credit in zip(lines, new, strict=True):
+        if line.free > 0:
+            line.last_ms = now_ms
+        if credit > 0:
+            if line.free <= 0:
+                line.since_ms = now_ms
+            line.last_ms = now_ms
+        line.free = credit
+
+
+def _spread(free: int, lines: Sequence[QueueLine], rooms: Sequence[int], now_ms: int) -> list[int]:
+    """Evenly, but where some lines are at work, the others keep only enough to be noticed."""
+    new = [0] * len(lines)
+    active = [index for index, line in enumerate(lines) if line.active_until_ms > now_ms]
+    idle = [index for index in range(len(lines)) if index not in active]
+    if active and idle:
+        probe = max(1, free // (4 * len(lines)))
+        for index in idle:
+            new[index] = max(min(probe, rooms[index]), 0)
+    left = free - sum(new)
+    for group in (active, idle):
+        # Those that hold least first: what does not divide goes to them. A line without room leaves its part to others.
+        open_lines = sorted((index for index in group if rooms[index] > new[index]), key=lambda index: lines[index].held)
+        while left > 0 and open_lines:
+            part = max(left // len(open_lines), 1)
+            for index in list(open_lines):
+                taken = min(part, rooms[index] - new[index], left)
+                new[index] += taken
+                left -= taken
+                if new[index] >= rooms[index]:
+                    open_lines.remove(index)
+        if group:  # what the busy ones have no room for is no use to them, and stays where it is noticed
+            continue
+    return new
+
+
+def _in_turn(free: int, lines: Sequence[QueueLine], rooms: Sequence[int], now_ms: int) -> list[int]:
+    """One slot each, as far as they go: who was just asked, who waits too long, who is busy, who was asked longest ago."""
+
+    def rank(index: int) -> tuple[int, int, int]:
+        line = lines[index]
+        if line.free > 0 and now_ms - line.since_ms < HOLD_MS:
+            return (0, line.since_ms, index)
+        if line.free <= 0 and now_ms - line.last_ms >= STARVED_MS:
+            return (1, line.last_ms, index)
+        if line.active_until_ms > now_ms:
+            return (2, line.held, index)
+        return (3, line.since_ms if line.free > 0 else line.last_ms, index)
+
+    new = [0] * len(lines)
+    for index in sorted((index for index in range(len(lines)) if rooms[index] > 0), key=rank):
+        if free <= 0:
+            break
+        new[index] = 1
+        free -= 1
+    return new

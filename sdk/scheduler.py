@@ -1,0 +1,241 @@
+"""The embedded form: scheduler, store and workers in one process, put together here and nowhere else.
+
+This is an entry point: it builds the clock and the seeded randomness once and passes them down. On the way out everything
+is left in order: workers drain, what was not started is handed back, the store is closed last.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket as sockets
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any
+
+import anyio
+import structlog
+from anyio.abc import TaskGroup
+
+from ..actors.addresses import key_of
+from ..actors.messages import encode
+from ..actors.queue import QueueActor
+from ..actors.rows import ShardChanges
+from ..actors.shard import ShardActor, ShardConfig
+from ..actors.tenant import TenantActor
+from ..actors.worker import WorkerActor
+from ..runtime.actor import Actor, Journal
+from ..runtime.clock import Clock, SystemClock
+from ..runtime.node import Make, Node, NodeConfig
+from ..runtime.rng import Rng
+from ..stores.port import Store
+from ..stores.sqlite import open_sqlite
+from ..transports.gateway import Gateway
+from ..transports.local import LocalServer
+from ..transports.memory import MemoryBus
+from .app import Foliot
+from .client import Client
+from .worker import Worker
+
+log = structlog.get_logger("foliot")
+
+_JANITOR_INTERVAL_S = 30
+
+
+@dataclass(frozen=True)
+class SchedulerOptions:
+    """How an embedded scheduler runs. `database`: a file. `socket`: a path, or None for no socket."""
+
+    database: str = "foliot.db"
+    socket: str | None = None
+    shards: int = 2  # fixed when the database is made
+    workers: int = 1
+    concurrency: int = 256  # attempts at once, for each worker
+    threads: int = 32
+    processes: int = field(default_factory=lambda: os.cpu_count() or 1)
+    queues: tuple[str, ...] = ()  # names; empty: all that the apps' tasks name
+    labels: dict[str, str] = field(default_factory=dict)
+    drain_grace_ms: int = 30_000
+    retention_ms: int = 7 * 86_400_000
+    synchronous: str = "full"
+    encode_messages: bool = False  # really encode and decode every message between actors
+
+
+class _ShardJournal:
+    """A shard's own view of the store, under one epoch."""
+
+    def __init__(self, store: Store, shard: int, epoch: int) -> None:
+        self._store = store
+        self._shard = shard
+        self._epoch = epoch
+
+    def changes(self) -> ShardChanges:
+        return ShardChanges(self._shard, self._epoch)
+
+    async def commit(self, changes: Any) -> None:
+        await self._store.commit(changes)
+
+    async def read(self, query: Any) -> Any:
+        return await self._store.query(self._shard, query)
+
+
+class Scheduler:
+    """An embedded scheduler with its workers, as an async context manager.
+
+        async with Scheduler(app, database="foliot.db") as scheduler:
+            task = await scheduler.client().submit(send_receipt, order_id=42)
+
+    Leaving the block drains the workers and closes the database. Raises on entering: StoreInUseError if another process
+    has the file, StoreUnusableError if the file cannot be used.
+    """
+
+    def __init__(self, *apps: Foliot, options: SchedulerOptions | None = None, **overrides: Any) -> None:
+        self._apps = apps
+        self._options = options or SchedulerOptions(**overrides)
+        self._clock: Clock = SystemClock()
+        self._rng = Rng.of_the_system()
+        self._stack = AsyncExitStack()
+        self._group: TaskGroup | None = None
+        self.workers: list[Worker] = []
+
+    # -- life ------------------------------------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Scheduler:
+        options = self._options
+        stack = self._stack
+        try:
+            self.store = await open_sqlite(
+                options.database, clock=self._clock, shards=options.shards, synchronous=options.synchronous
+            )
+            stack.push_async_callback(self.store.close)
+            self.shards = self.store.shards
+            self.bus = MemoryBus(encode=options.encode_messages)
+            self.node = self._make_node()
+            self.bus.resolve_with(self.node.resolve)
+            self.gateway = Gateway(
+                self.bus, self.store, clock=self._clock, rng=self._rng.stream("gateway"), shards=self.shards,
+                directory=self.node.addresses, worker_counts=self._worker_counts, figures=self.figures,
+            )  # fmt: skip
+            self._group = await stack.enter_async_context(anyio.create_task_group())
+            stack.callback(self._group.cancel_scope.cancel)
+            started = anyio.Event()
+            self._group.start_soon(self._run_node, started.set, name="node")
+            await started.wait()
+            self._group.start_soon(self._tidy, name="janitor")
+            if options.socket is not None:
+                server = LocalServer(self.gateway, options.socket)
+                await stack.enter_async_context(server)
+            for number in range(options.workers if self._apps else 0):
+                self._start_worker(number)
+            stack.push_async_callback(self._drain)
+        except BaseException:
+            await stack.aclose()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool | None:  # fmt: skip
+        return await self._stack.__aexit__(kind, error, traceback)
+
+    def client(self, *, tenant: str = "default") -> Client:
+        """Return a client inside this process; it needs no `async with` of its own."""
+        return Client(channel=self.gateway, tenant=tenant)
+
+    # -- parts -----------------------------------------------------------------------------------------------------------
+
+    def _make_node(self) -> Node:
+        async def queue(address: str) -> tuple[Actor[Any], Journal | None]:
+            return QueueActor(address, self.shards), None
+
+        async def tenant(address: str) -> tuple[Actor[Any], Journal | None]:
+            return TenantActor(key_of(address), self.shards), None
+
+        async def worker(address: str) -> tuple[Actor[Any], Journal | None]:
+            return WorkerActor(key_of(address)), None
+
+        async def poison(address: str, message: Any, error: BaseException) -> None:
+            await self.store.set_aside(address, encode(message), repr(error), self._clock.now_ms())
+
+        return Node(
+            NodeConfig(name=f"{sockets.gethostname()}:{os.getpid()}", slots=self.shards),
+            bus=self.bus, clock=self._clock, rng=self._rng.stream("node"),
+            kinds={"queue": queue, "tenant": tenant, "worker": worker}, poison=poison,
+        )  # fmt: skip
+
+    async def _run_node(self, started: Callable[[], None]) -> None:
+        config = ShardConfig(shards=self.shards, workers_are_local=True)
+        name = f"{sockets.gethostname()}:{os.getpid()}"
+
+        def durable(slot: int) -> tuple[str, Make]:
+            async def make(address: str) -> tuple[Actor[Any], Journal | None]:
+                image = await self.store.claim(slot, name)
+                return ShardActor(image, config), _ShardJournal(self.store, slot, image.epoch)
+
+            return f"shard.{slot}", make
+
+        await self.node.run(durable, started=started)
+
+    def _start_worker(self, number: int) -> None:
+        options = self._options
+        assert self._group is not None
+        name = f"{sockets.gethostname()}-{os.getpid()}-{number}"
+        worker = Worker(
+            self._apps, bus=self.bus, clock=self._clock, rng=self._rng.stream(f"worker/{number}"), name=name,
+            shards=self.shards, queues=self._queues(), concurrency=options.concurrency, threads=options.threads,
+            processes=options.processes, labels=options.labels, drain_grace_ms=options.drain_grace_ms,
+        )  # fmt: skip
+        self.workers.append(worker)
+        self._group.start_soon(worker.run, name=f"worker-{number}")
+
+    def _queues(self) -> Sequence[tuple[str, str]] | None:
+        return [("default", name) for name in self._options.queues] or None
+
+    async def _drain(self) -> None:
+        with anyio.CancelScope(shield=True):
+            async with anyio.create_task_group() as group:
+                for worker in self.workers:
+                    group.start_soon(worker.drain)
+
+    async def _tidy(self) -> None:
+        """Retention, in small steps, so that no commit waits long."""
+        while True:
+            await anyio.sleep(_JANITOR_INTERVAL_S)
+            before_ms = self._clock.now_ms() - self._options.retention_ms
+            while await self.store.retain(before_ms, limit=1_000) == 1_000:
+                await anyio.sleep(0.05)
+
+    def _worker_counts(self) -> dict[tuple[str, str, int], int]:
+        totals: dict[tuple[str, str, int], int] = {}
+        for worker in self.workers:
+            for key, count in worker.counts.items():
+                totals[key] = totals.get(key, 0) + count
+        return totals
+
+    def figures(self) -> dict[str, float]:
+        """Return what this process measured of itself: CPU by stage in ns, commits, rows."""
+        stats = self.store.stats
+        found: dict[str, float] = {
+            "store.commits": stats.commits, "store.shard_commits": stats.shard_commits, "store.rows": stats.rows,
+            "store.busy_ns": stats.busy_ns, "store.encode_ns": stats.encode_ns, "bus.dropped": self.bus.dropped,
+        }  # fmt: skip
+        for address, cell in self.node.cells.items():
+            kind = address.partition(".")[0]
+            for name, busy_ns in cell.stats.busy_ns.items():
+                found[f"{kind}.{name}_ns"] = found.get(f"{kind}.{name}_ns", 0) + busy_ns
+            for name in ("turns", "messages", "restarts", "set_aside"):
+                found[f"{kind}.{name}"] = found.get(f"{kind}.{name}", 0) + getattr(cell.stats, name)
+        return found
+
+
+async def serve_until_signalled(scheduler: Scheduler, ready: Callable[[], None] = lambda: None) -> None:
+    """Run until SIGTERM or SIGINT, then drain. A second signal ends the process at once, which loses nothing either."""
+    async with scheduler:
+        ready()
+        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            async for number in signals:
+                log.info("draining", signal=signal.Signals(number).name)
+                signal.signal(number, signal.SIG_DFL)
+                break

@@ -1,0 +1,174 @@
+"""What a shard asks of SQLite: each query is one statement that returns one row.
+
+A thread gives the GIL away at every row it fetches, and against a busy event loop gets it back milliseconds later; so
+the database itself packs the rows of an answer: numbers and texts into one JSON array, bytes into one blob a column,
+with their lengths among the numbers. Statements and decoding are apart from their execution: a store runs the first in
+a thread and the second on the event loop; a simulation runs both in place.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from typing import Any, Final
+
+import msgspec
+
+from ..actors.messages import Kind
+from ..actors.rows import (
+    Answer,
+    KeysRead,
+    LaneRead,
+    LanesRead,
+    Query,
+    ReadKeys,
+    ReadLane,
+    ReadLanes,
+    ReadTasks,
+    ReadTimers,
+    TaskRow,
+    TasksRead,
+    TimersRead,
+)
+
+Statement = tuple[str, Sequence[Any]]
+PAGED_PAYLOAD_MAX: Final = 16_384
+"""Larger payloads are left out of pages of timers and lanes, so that a page has a bound; they are read by id."""
+
+_COLUMNS: Final = (
+    "id, template_id, state, priority, attempt, spent, interruptions, due_ms, updated_ms, lane, key, dedupe_key, session,"
+    " cancelling, started_ms, ended_ms"
+)
+TASK_JSON: Final = f"json_array({_COLUMNS}, coalesce(length(payload), -1), length(result), length(error))"
+
+
+def blob(column: str) -> str:
+    """Return the expression that joins a column of bytes, which `group_concat` does as they are."""
+    return f"cast(group_concat({column}, '') as blob)"
+
+
+PACKED: Final = f"json_group_array({TASK_JSON}), {blob('payload')}, {blob('result')}, {blob('error')}"
+"""Expressions that pack rows of tasks with their payloads; `unpack` is the other half."""
+KINDS: Final = (
+    "(select json_group_array(json(body)) from kinds where template_id in (select template_id from page)) as kinds"
+)
+_PAGED_PAYLOAD: Final = f"(select payload from payloads where payloads.id = tasks.id and length(payload) <= {PAGED_PAYLOAD_MAX})"
+
+_TIMERS: Final = f"""
+with page as materialized (
+    select tasks.*, {_PAGED_PAYLOAD} as payload from tasks indexed by timers
+    where shard = ?1 and state in (1, 4) and (due_ms, id) > (?2, ?3) and due_ms <= ?4 order by due_ms, id limit ?5
+)
+select {PACKED}, {KINDS}, (
+    select due_ms from tasks indexed by timers where shard = ?1 and state in (1, 4) and (due_ms, id) > (?2, ?3)
+    order by due_ms, id limit 1 offset (select count(*) from page)
+) from page
+"""
+_LANE: Final = f"""
+with page as materialized (
+    select tasks.*, {_PAGED_PAYLOAD} as payload from tasks indexed by ready
+    where shard = ?1 and state = 2 and lane = ?2 and (due_ms, id) > (?3, ?4) order by due_ms, id limit ?5
+)
+select {PACKED}, {KINDS} from page
+"""
+_LANES: Final = """
+with recursive found (lane) as (
+    select min(lane) from tasks indexed by ready where shard = ?1 and state = 2 and lane > ?2
+    union all
+    select (select min(lane) from tasks indexed by ready where shard = ?1 and state = 2 and lane > found.lane)
+    from found where lane is not null limit ?3
+)
+select json_group_array(lane) from found where lane is not null
+"""
+_TASKS: Final = f"""
+with page as materialized (
+    select tasks.*, payload from json_each(?1) asked cross join tasks on tasks.id = asked.value
+    left join payloads on payloads.id = tasks.id
+)
+select {PACKED}, {KINDS},
+    (select json_group_array(json_array(id, length(checkpoint))) from progress
+        where id in (select id from page) and checkpoint is not null),
+    (select {blob('checkpoint')} from progress where id in (select id from page) and checkpoint is not null)
+from page
+"""
+_KEYS: Final = """
+select (
+    select json_group_array(json_array(dedupe.key, task_id, expires_ms))
+    from json_each(?3) asked cross join dedupe on dedupe.shard = ?1 and dedupe.tenant = ?2 and dedupe.key = asked.value
+), (select answer from requests where shard = ?1 and request_id = ?4)
+"""
+
+_decode_kinds = msgspec.json.Decoder(list[Kind]).decode
+_decode_ints = msgspec.json.Decoder(list[int]).decode
+_decode_held = msgspec.json.Decoder(list[tuple[str, int, int]]).decode
+_decode_lengths = msgspec.json.Decoder(list[tuple[int, int]]).decode
+
+
+def fetch(connection: sqlite3.Connection, statement: Statement) -> Any:
+    """Run a statement that returns one row, and return that row. All of it is fetched, so no snapshot stays open."""
+    rows = connection.execute(*statement).fetchall()
+    assert len(rows) == 1
+    return rows[0]
+
+
+def statement_of(shard: int, query: Query) -> Statement:
+    """Return the statement that answers a shard's query."""
+    match query:
+        case ReadTimers():
+            return _TIMERS, (shard, query.after_due_ms, query.after_id, query.until_ms, query.limit)
+        case ReadLane():
+            return _LANE, (shard, query.lane, query.after_due_ms, query.after_id, query.limit)
+        case ReadLanes():
+            return _LANES, (shard, query.after, query.limit)
+        case ReadTasks():
+            return _TASKS, (encode_json(query.ids),)
+        case ReadKeys():
+            return _KEYS, (shard, query.tenant, encode_json(query.dedupe_keys), query.request_id)
+
+
+def answer_of(query: Query, row: Any) -> Answer:
+    """Return the answer that the statement's row means."""
+    match query:
+        case ReadTimers():
+            return TimersRead(query.token, unpack(row), kinds_of(row[4]), row[5] or 0)
+        case ReadLane():
+            return LaneRead(query.token, query.lane, unpack(row), kinds_of(row[4]))
+        case ReadLanes():
+            return LanesRead(query.token, _decode_ints(row[0]))
+        case ReadTasks():
+            checkpoints: dict[int, bytes] = {}
+            at, data = 0, row[6] or b""
+            for task_id, length in _decode_lengths(row[5]):
+                checkpoints[task_id] = data[at : at + length]
+                at += length
+            return TasksRead(query.token, unpack(row), kinds_of(row[4]), checkpoints)
+        case ReadKeys():
+            held = {key: (task_id, expires_ms) for key, task_id, expires_ms in _decode_held(row[0])}
+            return KeysRead(query.token, held, row[1] or b"")
+
+
+def unpack(row: Any) -> list[TaskRow]:
+    """Return the tasks that a row of `PACKED` (its first four columns) holds, in its order."""
+    found = msgspec.json.decode(row[0])
+    payloads, results, errors = row[1] or b"", row[2] or b"", row[3] or b""
+    payload_at = result_at = error_at = 0
+    tasks: list[TaskRow] = []
+    for cells in found:
+        payload_end = payload_at + max(cells[16], 0)
+        result_end, error_end = result_at + cells[17], error_at + cells[18]
+        cells[16] = payloads[payload_at:payload_end] if cells[16] >= 0 else None
+        cells[17] = results[result_at:result_end]
+        cells[18] = errors[error_at:error_end]
+        tasks.append(TaskRow(*cells))
+        payload_at, result_at, error_at = payload_end, result_end, error_end
+    return tasks
+
+
+def kinds_of(text: str) -> list[Kind]:
+    """Return the kinds of a JSON array of their bodies."""
+    return _decode_kinds(text)
+
+
+def encode_json(values: Any) -> str:
+    """Return JSON for `json_each`."""
+    return msgspec.json.encode(values).decode()

@@ -1,0 +1,25 @@
+"""What all tests share: how property tests search, and how logs look.
+
+`make test` gives the same result every time; `HYPOTHESIS_PROFILE=explore` looks for new examples. Logs are one plain
+line an event, since the default's coloured tracebacks take milliseconds each, and many tests break things on purpose.
+"""
+
+from __future__ import annotations
+
+import os
+
+import structlog
+from hypothesis import HealthCheck, settings
+
+_ON_SLOW_MACHINES = [HealthCheck.too_slow, HealthCheck.data_too_large]
+settings.register_profile("repeatable", deadline=None, derandomize=True, suppress_health_check=_ON_SLOW_MACHINES)
+settings.register_profile("explore", settings.get_profile("repeatable"), derandomize=False, max_examples=2_000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
+
+structlog.configure(
+    processors=[
+        structlog.processors.add_log_level,
+        structlog.processors.format_exc_info,
+        structlog.processors.KeyValueRenderer(key_order=["level", "event"]),
+    ]
+)

@@ -1,0 +1,101 @@
+"""What is installed is what is here: every folder with code, each module once, and the types."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import sys
+import tomllib
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Final
+
+import foliot
+
+from .sources import ROOT, write
+
+NOT_INSTALLED: Final = frozenset({"tests", "examples", "docs", "deploy", "build", "dist"})
+
+
+def project(root: Path) -> dict[str, Any]:
+    return tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+def folders_with_code(root: Path) -> list[str]:
+    """Return the packages that the folders make up, sorted: those that hold modules or SQL files."""
+    found = {"foliot"}
+    for pattern in ("*.py", "*.sql"):
+        for path in root.rglob(pattern):
+            parts = path.relative_to(root).parts[:-1]
+            if parts and not parts[0].startswith(".") and parts[0] not in NOT_INSTALLED and "__pycache__" not in parts:
+                found.add(".".join(("foliot", *parts)))
+    return sorted(found)
+
+
+def loaded_twice(loaded: Mapping[str, ModuleType], root: Path) -> dict[str, list[str]]:
+    """Return the files under `root` that more than one module came from, and those modules' names."""
+    names = defaultdict(list)
+    for name, module in sorted(loaded.items()):
+        path = Path(getattr(module, "__file__", None) or "/").resolve()
+        if path.is_relative_to(root) and name != "__main__":
+            names[path.relative_to(root).as_posix()].append(name)
+    return {path: each for path, each in names.items() if len(each) > 1}
+
+
+def test_every_folder_with_code_is_installed() -> None:
+    assert sorted(project(ROOT)["tool"]["setuptools"]["packages"]) == folders_with_code(ROOT)
+
+
+def test_every_package_says_what_it_is_for() -> None:
+    for package in folders_with_code(ROOT)[1:]:
+        opening = ROOT.joinpath(*package.split(".")[1:], "__init__.py").read_text(encoding="utf-8")
+        assert opening.startswith('"""'), package
+
+
+def test_a_folder_that_is_not_listed_is_seen(tmp_path: Path) -> None:
+    write(tmp_path, {"stores/port.py": "", "stores/migrations/pg/0001.sql": "", "tests/a.py": "", ".venv/lib/b.py": ""})
+
+    assert folders_with_code(tmp_path) == ["foliot", "foliot.stores", "foliot.stores.migrations.pg"]
+
+
+def test_no_module_is_loaded_twice() -> None:
+    for module in pkgutil.walk_packages(foliot.__path__, "foliot."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+
+    assert loaded_twice(dict(sys.modules), ROOT) == {}
+    assert {f"foliot.{folder.split('.')[1]}" for folder in folders_with_code(ROOT)[1:]} <= sys.modules.keys()
+
+
+def test_a_module_that_is_loaded_twice_is_seen() -> None:
+    one, two = ModuleType("foliot.runtime.ids"), ModuleType("runtime.ids")
+    one.__file__ = str(ROOT / "runtime" / "ids.py")
+    two.__file__ = str(ROOT / ".links" / "foliot" / "runtime" / "ids.py")
+
+    assert loaded_twice({one.__name__: one, two.__name__: two}, ROOT) == {
+        "runtime/ids.py": ["foliot.runtime.ids", "runtime.ids"]
+    }
+
+
+def test_the_tests_run_against_this_checkout() -> None:
+    assert [Path(path).resolve() for path in foliot.__path__] == [ROOT]
+
+
+def test_types_and_migrations_are_part_of_the_package() -> None:
+    data = project(ROOT)["tool"]["setuptools"]["package-data"]
+
+    assert (ROOT / "py.typed").is_file()
+    assert data == {"foliot": ["py.typed"], "*": ["*.sql"]}
+
+
+def test_the_command_is_there() -> None:
+    module, _, name = project(ROOT)["project"]["scripts"]["foliot"].partition(":")
+
+    assert callable(getattr(importlib.import_module(module), name))
+
+
+def test_the_licence_is_the_one_that_is_named() -> None:
+    assert project(ROOT)["project"]["license"] == "Apache-2.0"
+    assert "Apache License\n                           Version 2.0, January 2004" in (ROOT / "LICENSE").read_text()

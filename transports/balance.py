@@ -1,0 +1,166 @@
+"""The ledger's balance: what was accepted must have ended, or still wait or run, whoever counts.
+
+Counts that do not know of each other are compared: the store's counters with a recount of its rows, exactly and in one
+snapshot; the edge's count with the counters; the workers' counts with the counters. The last two run on while the
+snapshot is taken, so they are bounds. Let `before` and `after` be an edge count read before and after the snapshot:
+
+    before.accepted  ≤  accepted by the store since the start  ≤  after.accepted + after.unsettled
+
+Nothing promised may be missing (left), and nothing may be there that nobody sent (right). Likewise for completions:
+
+    acknowledged to workers before  ≤  completed by the store since the start  ≤  finished by workers after
+
+When nothing is under way both sides are equal, and the check is exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from ..actors.messages import LedgerEntry
+from .api import Difference, LedgerLine, LedgerVerified
+
+Key = tuple[str, str]  # tenant, queue
+WorkerCounts = Callable[[], Mapping[Key, tuple[int, int]]]
+"""By tenant and queue: attempts whose handlers finished, and completions that shards acknowledged (stale ones not
+counted), both since the workers of this process began."""
+
+_FINALS: Final = ("completed", "failed", "cancelled", "dead", "expired", "skipped")
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """What had been counted when the gateway began, so that later figures are differences."""
+
+    accepted: Mapping[Key, int] = field(default_factory=dict)
+    completed: Mapping[Key, int] = field(default_factory=dict)
+    done: Mapping[Key, tuple[int, int]] = field(default_factory=dict)  # workers' counts just before ...
+    done_after: Mapping[Key, tuple[int, int]] = field(default_factory=dict)  # ... and just after
+
+    @classmethod
+    def of(
+        cls, entries: Iterable[LedgerEntry], before: Mapping[Key, tuple[int, int]], after: Mapping[Key, tuple[int, int]]
+    ) -> Baseline:
+        """`entries`: of all shards; several of one key are added up."""
+        accepted: dict[Key, int] = {}
+        completed: dict[Key, int] = {}
+        for entry in entries:
+            key = (entry.tenant, entry.queue)
+            accepted[key] = accepted.get(key, 0) + entry.accepted
+            completed[key] = completed.get(key, 0) + entry.completed
+        return cls(accepted, completed, before, after)
+
+
+@dataclass(frozen=True)
+class EdgeSnapshot:
+    """The edge's and the workers' counts at one moment."""
+
+    edge: Mapping[Key, tuple[int, int]]  # accepted, unsettled
+    workers: Mapping[Key, tuple[int, int]] | None
+
+
+def balance(
+    counters: list[LedgerEntry],
+    recount: list[LedgerEntry],
+    *,
+    baseline: Baseline,
+    before: EdgeSnapshot,
+    after: EdgeSnapshot,
+    since_ms: int,
+) -> LedgerVerified:
+    """Compare them all. `before` and `after` were taken around the snapshot that `counters` and `recount` share."""
+    by_counters = {(entry.tenant, entry.queue): entry for entry in counters}
+    by_recount = {(entry.tenant, entry.queue): entry for entry in recount}
+    keys = sorted({*by_counters, *by_recount, *before.edge, *after.edge, *(before.workers or ())})
+    lines: list[LedgerLine] = []
+    differences: list[Difference] = []
+    for key in keys:
+        tenant, queue = key
+        left = by_counters.get(key) or LedgerEntry(tenant, queue)
+        right = by_recount.get(key) or LedgerEntry(tenant, queue)
+        line = _line(key, left, right, baseline, after)
+        lines.append(line)
+        differences += _exact(left, right)
+        differences += _bounds(key, line, baseline, before, after)
+    return LedgerVerified(balanced=not differences, lines=lines, differences=differences, since_ms=since_ms)
+
+
+def _line(key: Key, counters: LedgerEntry, recount: LedgerEntry, baseline: Baseline, after: EdgeSnapshot) -> LedgerLine:
+    accepted, unsettled = after.edge.get(key, (0, 0))
+    done, taken = (-1, -1) if after.workers is None else after.workers.get(key, (0, 0))
+    return LedgerLine(
+        tenant=key[0],
+        queue=key[1],
+        accepted=counters.accepted,
+        waiting=recount.waiting,
+        running=recount.running,
+        completed=counters.completed,
+        failed=counters.failed,
+        cancelled=counters.cancelled,
+        dead=counters.dead,
+        expired=counters.expired,
+        skipped=counters.skipped,
+        stored=counters.accepted - baseline.accepted.get(key, 0),
+        edge=accepted,
+        unsettled=unsettled,
+        completed_since=counters.completed - baseline.completed.get(key, 0),
+        done=done,
+        taken=taken,
+    )
+
+
+def _exact(counters: LedgerEntry, recount: LedgerEntry) -> list[Difference]:
+    """The store's counters against its rows, figure by figure, and the rows' own sum."""
+    pairs = [("accepted", counters.accepted, recount.accepted)]
+    pairs += [(name, getattr(counters, name), getattr(recount, name)) for name in _FINALS]
+    pairs.append(("alive", counters.waiting + counters.running, recount.waiting + recount.running))
+    out = [
+        _difference(counters, what, counted, found, f"the counters say {counted} {what}, the rows {found}")
+        for what, counted, found in pairs
+        if counted != found
+    ]
+    ended = sum(getattr(counters, name) for name in _FINALS)
+    alive = recount.waiting + recount.running
+    if counters.accepted != ended + alive:
+        text = f"{counters.accepted} were accepted, but {ended} ended and {alive} are alive, {ended + alive} together"
+        out.append(_difference(counters, "balance", counters.accepted, ended + alive, text))
+    return out
+
+
+def _bounds(
+    key: Key, line: LedgerLine, baseline: Baseline, before: EdgeSnapshot, after: EdgeSnapshot
+) -> list[Difference]:
+    """The edge and the workers against the store's counters."""
+    entry = LedgerEntry(*key)
+    out: list[Difference] = []
+    promised, _ = before.edge.get(key, (0, 0))
+    accepted, unsettled = after.edge.get(key, (0, 0))
+    stored = line.stored
+    if stored < promised:
+        text = f"the edge promised {promised} tasks, the store has accepted {stored}: {promised - stored} are missing"
+        out.append(_difference(entry, "edge", promised, stored, text))
+    elif stored > accepted + unsettled:
+        text = (
+            f"the store has accepted {stored} tasks, the edge let in {accepted} and {unsettled} have no known outcome: "
+            f"{stored - accepted - unsettled} came from nowhere"
+        )
+        out.append(_difference(entry, "edge", accepted + unsettled, stored, text))
+    if before.workers is None or after.workers is None:
+        return out
+    none = (0, 0)
+    taken = before.workers.get(key, none)[1] - baseline.done_after.get(key, none)[0]
+    done = after.workers.get(key, none)[0] - baseline.done.get(key, none)[1]
+    completed = line.completed_since
+    if completed < taken:
+        text = f"workers were told that {taken} tasks completed, the store counts {completed}"
+        out.append(_difference(entry, "workers", taken, completed, text))
+    elif completed > done:
+        text = f"the store counts {completed} completed tasks, workers finished {done}"
+        out.append(_difference(entry, "workers", done, completed, text))
+    return out
+
+
+def _difference(entry: LedgerEntry, what: str, expected: int, found: int, text: str) -> Difference:
+    return Difference(entry.tenant, entry.queue, what, expected, found, f"{entry.tenant}/{entry.queue}: {text}")

@@ -1,0 +1,177 @@
+"""Where tasks enter: admission by the tenant, the way to their shards, and the edge's own count of what was accepted.
+
+A task with a dedupe key goes to the shard its key hashes to; the others of a batch go together to one shard: the one
+the request id hashes to, so that a repetition meets the memory of the first time, or each in turn without one. The
+count is the edge's third of the ledger: it takes from the answers alone what was accepted, so it says what clients were
+promised, whatever the shards believe.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from ..actors.addresses import shard_address, tenant_address
+from ..actors.messages import AdmitTasks, SubmitTasks, TaskRefusal, TasksSubmitted
+from ..runtime.bus import Bus, Refusal
+from ..runtime.clock import Clock
+from ..runtime.errors import DeadlineError, FoliotError
+from ..runtime.hashing import slot_of
+from ..runtime.ids import time_of_ms
+from ..runtime.rng import Rng
+from .admission import EdgeLimits, check_batch, check_tasks
+
+_REMEMBERED: Final = 8_192  # request ids already counted; a client repeats within seconds
+
+
+@dataclass
+class EdgeCount:
+    """Of one tenant and queue, since the gateway began. `unsettled`: sent to a shard, outcome not known (yet)."""
+
+    accepted: int = 0
+    unsettled: int = 0
+
+
+class Entrance:
+    """The submitting half of a gateway."""
+
+    def __init__(self, bus: Bus, clock: Clock, rng: Rng, *, shards: int, limits: EdgeLimits, since_ms: int) -> None:
+        self.counts: dict[tuple[str, str], EdgeCount] = {}
+        self._bus = bus
+        self._clock = clock
+        self._shards = shards
+        self._addresses = [shard_address(shard) for shard in range(shards)]
+        self._limits = limits
+        self._turn = rng.below(shards)
+        self._since_ms = since_ms
+        self._counted: dict[str, None] = {}  # request ids, oldest first
+
+    async def submit(self, request: SubmitTasks, *, timeout_ms: int) -> TasksSubmitted | Refusal:
+        """Check, ask the tenant, send on. Raises: UsageError, DeadlineError with nothing done."""
+        limits = self._limits
+        check_batch(request, limits)
+        counts, refused, is_keyed = check_tasks(request, now_ms=self._clock.now_ms(), limits=limits)
+        good = len(request.tasks) - len(refused)
+        if not good:
+            return TasksSubmitted(ids=[0] * len(refused), refused=refused)
+        admitted = await self._bus.request(tenant_address(request.tenant), AdmitTasks(good), timeout_ms=timeout_ms)
+        if isinstance(admitted, Refusal):
+            return admitted
+        if not refused and (self._shards == 1 or not is_keyed):
+            answer = await self._send(self._free_shard(request), request, counts, timeout_ms=timeout_ms)
+            if isinstance(answer, BaseException):
+                raise answer
+            return answer
+        return await self._split(request, refused, timeout_ms=timeout_ms)
+
+    def _free_shard(self, request: SubmitTasks) -> int:
+        if request.request_id:
+            return slot_of(request.request_id, self._shards)
+        self._turn = (self._turn + 1) % self._shards
+        return self._turn
+
+    async def _split(
+        self, request: SubmitTasks, refused: list[TaskRefusal], *, timeout_ms: int
+    ) -> TasksSubmitted | Refusal:
+        """Send each shard its part and put the answers together by position."""
+        skip = {refusal.position for refusal in refused}
+        free = self._free_shard(request)
+        parts: dict[int, list[int]] = {}
+        tenant, shards = request.tenant, self._shards
+        for position, spec in enumerate(request.tasks):
+            if position in skip:
+                continue
+            shard = slot_of(f"{tenant}/{spec.dedupe_key}", shards) if spec.dedupe_key else free
+            parts.setdefault(shard, []).append(position)
+        sends = []
+        for shard, positions in parts.items():
+            tasks = [request.tasks[position] for position in positions]
+            counts = [0] * len(request.templates)
+            for spec in tasks:
+                counts[spec.template] += 1
+            request_id = f"{request.request_id}/{shard}" if request.request_id else ""
+            part = SubmitTasks(tenant, request.templates, tasks, request_id)
+            sends.append(self._send(shard, part, counts, timeout_ms=timeout_ms))
+        answers = await asyncio.gather(*sends)
+        if len(answers) == 1 and not refused:
+            if isinstance(answers[0], BaseException):
+                raise answers[0]
+            return answers[0]
+        return _merged(len(request.tasks), list(parts.values()), answers, refused)
+
+    async def _send(
+        self, shard: int, part: SubmitTasks, counts: list[int], *, timeout_ms: int
+    ) -> TasksSubmitted | Refusal | FoliotError:
+        """Send one shard its part, and count. Errors are returned, so that the other parts are waited for."""
+        entries = [self._entry(part.tenant, template.queue) for template in part.templates]
+        for entry, count in zip(entries, counts, strict=True):
+            entry.unsettled += count
+        try:
+            answer = await self._bus.request(self._addresses[shard], part, timeout_ms=timeout_ms)
+        except DeadlineError as error:
+            return error  # the outcome is unknown: it stays unsettled
+        except FoliotError as error:
+            answer = Refusal.of(error)
+        for entry, count in zip(entries, counts, strict=True):
+            entry.unsettled -= count
+        if isinstance(answer, Refusal):
+            return answer
+        assert isinstance(answer, TasksSubmitted), f"{type(answer).__name__} answered SubmitTasks"
+        if self._is_first(part.request_id, answer):
+            for position in (*answer.existing, *(refusal.position for refusal in answer.refused)):
+                counts[part.tasks[position].template] -= 1
+            for entry, count in zip(entries, counts, strict=True):
+                entry.accepted += count
+        return answer
+
+    def _entry(self, tenant: str, queue: str) -> EdgeCount:
+        entry = self.counts.get((tenant, queue))
+        if entry is None:
+            entry = self.counts[tenant, queue] = EdgeCount()
+        return entry
+
+    def _is_first(self, request_id: str, answer: TasksSubmitted) -> bool:
+        """Tell whether the answer's tasks are still to be counted: not if a repetition was answered as the first time,
+        by this gateway or by one that lived before it."""
+        if not request_id:
+            return True
+        if request_id in self._counted:
+            return False
+        self._counted[request_id] = None
+        if len(self._counted) > _REMEMBERED:
+            del self._counted[next(iter(self._counted))]
+        existing = set(answer.existing)
+        fresh = next((task_id for at, task_id in enumerate(answer.ids) if task_id and at not in existing), 0)
+        return not fresh or time_of_ms(fresh) >= self._since_ms
+
+
+def _merged(
+    count: int,
+    parts: Sequence[list[int]],
+    answers: Sequence[TasksSubmitted | Refusal | FoliotError],
+    refused: list[TaskRefusal],
+) -> TasksSubmitted | Refusal:
+    """Return one answer by the positions of the whole batch; a part that was refused is refused task by task, unless
+    nothing was done at all."""
+    refusals = [answer if isinstance(answer, Refusal) else Refusal.of(answer) for answer in answers
+                if not isinstance(answer, TasksSubmitted)]  # fmt: skip
+    is_unknown = any(isinstance(answer, FoliotError) for answer in answers)
+    if len(refusals) == len(answers) and not refused and not is_unknown:
+        return refusals[0]
+    ids = [0] * count
+    existing: list[int] = []
+    out = list(refused)
+    for positions, answer in zip(parts, answers, strict=True):
+        if not isinstance(answer, TasksSubmitted):
+            refusal: Any = answer if isinstance(answer, Refusal) else Refusal.of(answer)
+            out += [TaskRefusal(position, refusal.code, refusal.text) for position in positions]
+            continue
+        for position, task_id in zip(positions, answer.ids, strict=True):
+            ids[position] = task_id
+        existing += [positions[at] for at in answer.existing]
+        out += [TaskRefusal(positions[at.position], at.code, at.text, at.existing_id) for at in answer.refused]
+    existing.sort()
+    out.sort(key=lambda refusal: refusal.position)
+    return TasksSubmitted(ids=ids, existing=existing, refused=out)
