@@ -1,8 +1,9 @@
 """Worker credits: which session can take how many slots, and which of them suits a task best.
 
-A session says how many slots are free beyond the bodies it has seen; what was granted and not yet seen is taken off. Both
-counts are absolute, so a lost message is repaired by the next. A fit is a pair of required and preferred labels; each
-fit keeps the sessions it may use in heaps by number of preferences met, most free slots first, longest untouched first on ties.
+A session says how many slots are free beyond the bodies it has seen; what was granted and not yet seen is taken off.
+Both counts are absolute, so a lost message is repaired by the next. A fit is a pair of required and preferred labels;
+each fit keeps the sessions it may use in heaps by number of preferences met: most free slots first, and on ties the one
+that changed longest ago.
 """
 
 from __future__ import annotations
@@ -59,7 +60,8 @@ class Fit:
 
     @property
     def is_idle(self) -> bool:
-        return not any(shape.parked or shape.lines for shape in self.shapes.values())
+        """Tell whether no kind of task needs it any more."""
+        return not any(shape.lines for shape in self.shapes.values())
 
 
 class Session:

@@ -27,11 +27,12 @@ LaneName = tuple[str, int, int, str]
 class Shape:
     """What a task needs of a worker: labels and slots. All lanes of one shape can or cannot run together."""
 
-    __slots__ = ("cost", "fit", "parked")
+    __slots__ = ("cost", "fit", "lines", "parked")
 
     def __init__(self, fit: Fit, cost: int) -> None:
         self.fit = fit
         self.cost = cost
+        self.lines = 0  # kinds that have this shape
         self.parked: dict[Band, None] = {}  # bands that wait for a worker with enough free slots
 
 

@@ -429,11 +429,12 @@ class WantPermits(Message, frozen=True, tag=True):
 
 class PermitsGranted(Message, frozen=True, tag=True):
     """tenant → queue. At most `allowed` slots of the tenant may run in this queue (-1: no limit).
-    `weight`: its share."""
+    `weight`: its share. A limit that is lowered or repeated is acknowledged with WantPermits. `number` grows."""
 
     tenant: str
     allowed: int
     weight: int
+    number: int = 0
 
 
 class ReadTenant(Message, frozen=True, tag=True):

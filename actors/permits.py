@@ -1,10 +1,10 @@
 """A queue's side of tenants' concurrency: what each tenant may run here, and when to ask for more or give back.
 
-A queue runs nothing of a tenant before the tenant's first answer. A tenant without a limit is asked once, and told that it is
-still served every half minute of activity. For a limited one the queue reports (running, waiting) when the tenant could
-decide otherwise for it: it needs more than it is allowed, it no longer needs all, or it gives back what it ran too
-much. Reports are absolute and repeated every few seconds while there is demand, so a lost one only delays. Permits are
-given back for good, and not used again, once nothing waits or runs.
+A queue runs nothing of a tenant before the tenant's first answer. A tenant without a limit is asked once, and reminded
+of the queue every half minute of activity. For a limited one the queue reports (running, waiting) when the tenant could
+decide otherwise: it needs more than it is allowed, it no longer needs all, or it gives back what it ran too much. Reports
+are absolute and repeated every few seconds while there is demand, so a lost one only delays. Permits are given back for
+good, and not used again, once nothing has waited or run until the next such moment.
 """
 
 from __future__ import annotations
@@ -92,14 +92,14 @@ class Permits:
     def granted(self, message: PermitsGranted, turn: Turn) -> Claim | None:
         """Take a tenant's answer. Returns the claim if it may run something now."""
         claim = self._claims.get(message.tenant)
+        if claim is not None and message.number < claim.number:
+            return None
         if claim is None or not (claim.running or claim.waiting):
             if claim is not None:
                 claim.weight = max(message.weight, 1)
                 self._set_unlimited(claim, message) if message.allowed < 0 else self._forget(claim, message.number)
             if message.allowed >= 0:
                 turn.send(tenant_address(message.tenant), WantPermits(self._queue, 0, 0, 0, message.number))
-            return None
-        if message.number < claim.number:
             return None
         claim.weight = max(message.weight, 1)
         if message.allowed < 0:

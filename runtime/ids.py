@@ -9,6 +9,8 @@ People see them as 13 characters of Crockford's base 32, which sort alike.
 
 from __future__ import annotations
 
+from typing import Final
+
 from .errors import UsageError
 
 EPOCH_MS = 1_577_836_800_000
@@ -18,7 +20,7 @@ _TIME_SHIFT = 22
 _SEQUENCE_MASK = (1 << _SHARD_SHIFT) - 1
 MAX_ID = (1 << 63) - 1
 _DIGITS = "0123456789abcdefghjkmnpqrstvwxyz"
-_VALUES = {digit: value for value, digit in enumerate(_DIGITS)}
+_VALUES: Final = {digit: value for value, digit in enumerate(_DIGITS)}
 
 
 class InvalidIdError(UsageError):

@@ -203,44 +203,45 @@ def line(at_ms: int, level: str, text: str) -> str:
     return f"{moment.replace('+00:00', 'Z')} {level:<8} {text}\n"
 
 
-class _TaskLog:
-    """The end of a task logger: each event becomes a line of the attempt, and an event of the worker's log."""
+Emit = Callable[[str, str, str, dict[str, Any]], None]
+"""Takes a log event: level, the line as it is kept, the event's name, its own fields."""
 
-    def __init__(
-        self, emit: Callable[[str, str], None], worker_log: Any, fields: dict[str, Any], now_ms: Callable[[], int]
-    ) -> None:
+
+class _TaskLog:
+    """The end of a task logger."""
+
+    def __init__(self, emit: Emit, now_ms: Callable[[], int]) -> None:
         self._emit = emit
-        self._worker_log = worker_log
-        self._fields = fields
         self._now_ms = now_ms
 
     def __getattr__(self, level: str) -> Callable[..., None]:
         def log(**event: Any) -> None:
             name = str(event.pop("event", ""))
-            own = {key: value for key, value in event.items() if key not in self._fields}
-            exc_info = own.pop("exc_info", None)
-            text = " ".join([name, *(f"{key}={_text(value)}" for key, value in own.items())])
+            exc_info = event.pop("exc_info", None)
+            text = " ".join([name, *(f"{key}={_text(value)}" for key, value in event.items())])
             if exc_info:
-                text += "\n" + "".join(traceback.format_exception(*_exc_info(exc_info)))
-            self._emit(level, line(self._now_ms(), level, text))
-            token = current.set(None)  # the worker's log is not the attempt's output, wherever it goes
-            try:
-                getattr(self._worker_log, level)(name, **{**self._fields, **event})
-            finally:
-                current.reset(token)
+                event["exception"] = "".join(traceback.format_exception(*_exc_info(exc_info))).rstrip()
+                text += "\n" + event["exception"]
+            self._emit(level, line(self._now_ms(), level, text), name, event)
 
         return log
 
 
-def task_logger(
-    emit: Callable[[str, str], None], fields: dict[str, Any], now_ms: Callable[[], int]
-) -> FilteringBoundLogger:
-    """Return a logger with these fields, whose lines also go to `emit(level, line)`."""
-    end = _TaskLog(emit, structlog.get_logger("foliot.task"), fields, now_ms)
+def task_logger(emit: Emit, now_ms: Callable[[], int]) -> FilteringBoundLogger:
+    """Return a structlog logger whose events go to `emit`, of every level."""
     logger: FilteringBoundLogger = structlog.wrap_logger(
-        end, processors=[], wrapper_class=structlog.make_filtering_bound_logger(logging.NOTSET), **fields
+        _TaskLog(emit, now_ms), processors=[], wrapper_class=structlog.make_filtering_bound_logger(logging.NOTSET)
     )
     return logger
+
+
+def log_for_worker(level: str, name: str, fields: dict[str, Any]) -> None:
+    """Put a task's log event into the worker's own log, which is not the attempt's output, wherever it goes."""
+    token = current.set(None)
+    try:
+        getattr(structlog.get_logger("foliot.task"), level, structlog.get_logger("foliot.task").info)(name, **fields)
+    finally:
+        current.reset(token)
 
 
 def _exc_info(value: Any) -> Any:

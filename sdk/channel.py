@@ -1,4 +1,4 @@
-"""How a client reaches a gateway: the channel port, and its two forms here, in process and over the local socket."""
+"""How a client reaches a gateway: the channel port. A gateway is itself the channel of clients in its process."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import os
 from typing import Any, Final, Protocol
 
 from ..runtime.clock import Clock
-from ..transports.gateway import Gateway
 from ..transports.local import LocalChannel
 from .errors import AddressError
 
@@ -17,28 +16,14 @@ ADDRESS_VARIABLE: Final = "FOLIOT_ADDRESS"
 class Channel(Protocol):
     """A way to a gateway. `may_repeat`: a request may reach it twice, so submissions carry a request id."""
 
-    may_repeat: bool
+    @property
+    def may_repeat(self) -> bool: ...
 
     async def request(self, message: Any, *, timeout_ms: int) -> Any:
         """Return the answer, which may be a Refusal. Raises: UnavailableError, UsageError."""
         ...
 
     async def close(self) -> None: ...
-
-
-class InProcessChannel:
-    """Straight to a gateway in the same process and event loop."""
-
-    may_repeat = False
-
-    def __init__(self, gateway: Gateway) -> None:
-        self._handle = gateway.handle
-
-    async def request(self, message: Any, *, timeout_ms: int) -> Any:
-        return await self._handle(message, timeout_ms=timeout_ms)
-
-    async def close(self) -> None:
-        """Nothing to close: the gateway belongs to its node."""
 
 
 def open_channel(address: str | None, *, clock: Clock, connect_timeout_ms: int) -> Channel:

@@ -7,34 +7,24 @@ encode the payload.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import msgspec
 
 from ..actors.addresses import check_handler
-from ..actors.messages import LOWEST_PRIORITY, Priority, TaskSpec, Template
+from ..actors.messages import Priority, TaskSpec, Template
 from ..runtime.clock import Clock
 from .durations import Span, parse_span, to_instant_ms
-from .errors import OptionError, PastDueError
+from .errors import PastDueError
+from .handler import Handler
+from .options import MAX_ATTEMPTS, InvalidOptionError, count_option, name_option, parse_priority, span_option
 from .payload import Packer, PayloadError
 
 _CACHE_MAX: Final = 1_024
-
-
-class HandlerLike(Protocol):
-    """What a client needs of a decorated handler."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def template(self) -> Template: ...
-    @property
-    def default_priority(self) -> int: ...
-    def encode(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes: ...
-    def key_of(self, kwargs: dict[str, Any]) -> str: ...
+_CONFLICTS: Final = ("return_existing", "reject", "replace")
 
 
 @dataclass(frozen=True)
@@ -75,26 +65,26 @@ class SpecMaker:
         self._pack = Packer().pack
         self._templates: dict[tuple[Any, ...], Template] = {}
 
-    def make(self, handler: HandlerLike | str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Spec:
+    def make(self, handler: Handler[..., Any] | str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Spec:
         """Return the spec of a call. Raises: UsageError naming the argument or option."""
         if OPTION_NAMES.isdisjoint(kwargs):
             if isinstance(handler, str):
                 return Spec(self._template(handler, None), self._payload_of_name(handler, args, kwargs))
-            key = handler.key_of(kwargs) if not args else handler.key_of(_named(handler, args, kwargs))
-            return Spec(handler.template, handler.encode(args, kwargs), 0, handler.default_priority, key)
+            payload, key = handler.prepare(args, kwargs)
+            return Spec(handler.template, payload, 0, handler.default_priority, key)
         own: Sequence[str] = () if isinstance(handler, str) else parameters_of(handler)
         options = {name: kwargs.pop(name) for name in [*kwargs] if name in OPTION_NAMES and name not in own}
         return self.make_with(handler, args, kwargs, Options(**options))
 
     def make_with(
-        self, handler: HandlerLike | str, args: tuple[Any, ...], kwargs: dict[str, Any], options: Options
+        self, handler: Handler[..., Any] | str, args: tuple[Any, ...], kwargs: dict[str, Any], options: Options
     ) -> Spec:
         """Return the spec of a call whose options are told apart from its arguments."""
         if isinstance(handler, str):
             payload, key, priority = self._payload_of_name(handler, args, kwargs), "", int(Priority.NORMAL)
         else:
-            payload, priority = handler.encode(args, kwargs), handler.default_priority
-            key = handler.key_of(kwargs if not args else _named(handler, args, kwargs)) if options.key is None else ""
+            payload, key = handler.prepare(args, kwargs)
+            priority = handler.default_priority
         return Spec(
             self._template(handler, options),
             payload,
@@ -112,7 +102,7 @@ class SpecMaker:
         except (TypeError, ValueError, OverflowError) as error:
             raise PayloadError(name, "", f"cannot be encoded: {error}", "values msgpack has") from error
 
-    def _template(self, handler: HandlerLike | str, options: Options | None) -> Template:
+    def _template(self, handler: Handler[..., Any] | str, options: Options | None) -> Template:
         if options is None:
             key: tuple[Any, ...] = (handler,)
         else:
@@ -129,10 +119,10 @@ class SpecMaker:
 
     def _due_ms(self, options: Options) -> int:
         if options.past not in ("run", "refuse"):
-            raise OptionError("past", options.past, "'run' or 'refuse'")
+            raise InvalidOptionError("past", options.past, "'run' or 'refuse'")
         if options.delay is not None:
             if options.at is not None:
-                raise OptionError("at", options.at, "either a delay or a moment, not both")
+                raise InvalidOptionError("at", options.at, "either a delay or a moment, not both")
             delay_ms = parse_span(options.delay, what="delay")
             return self._clock.now_ms() + delay_ms if delay_ms else 0
         if options.at is None:
@@ -144,51 +134,30 @@ class SpecMaker:
         return due_ms if late_ms < 0 else 0
 
 
-def parse_priority(value: int | str) -> int:
-    """Return 0 to 9 for a number or a name. Raises: OptionError."""
-    expected = f"critical, high, normal, medium, low, or 0 to {LOWEST_PRIORITY}"
-    if isinstance(value, str):
-        name = "NORMAL" if value.lower() == "medium" else value.upper()
-        if name in Priority.__members__:
-            return int(Priority[name])
-        if not value.isdecimal():
-            raise OptionError("priority", value, expected)
-        value = int(value[:3])
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= LOWEST_PRIORITY:
-        raise OptionError("priority", value, expected)
-    return int(value)
-
-
-def parameters_of(handler: HandlerLike) -> Sequence[str]:
-    """Return the names of the handler's own parameters."""
-    names: Sequence[str] = getattr(handler, "parameters", ())
+def parameters_of(handler: Handler[..., Any]) -> tuple[str, ...]:
+    """Return the names of the handler's own parameters, in order."""
+    names: tuple[str, ...] = handler.shape.struct.__struct_fields__
     return names
-
-
-def _named(handler: HandlerLike, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    return {**dict(zip(parameters_of(handler), args, strict=False)), **kwargs}
 
 
 def _text(option: str, value: object) -> str:
     if not isinstance(value, str) or not value.isprintable() or len(value) > 256:
-        raise OptionError(option, value, "at most 256 printable characters")
+        raise InvalidOptionError(option, value, "at most 256 printable characters")
     return value
 
 
 def _changes(options: Options) -> dict[str, Any]:
     out: dict[str, Any] = {}
     if options.queue is not None:
-        out["queue"] = options.queue
+        out["queue"] = name_option("queue", options.queue)
     if options.on_conflict is not None:
-        if options.on_conflict not in ("return_existing", "reject", "replace"):
-            raise OptionError("on_conflict", options.on_conflict, "'return_existing', 'reject' or 'replace'")
+        if options.on_conflict not in _CONFLICTS:
+            raise InvalidOptionError("on_conflict", options.on_conflict, " or ".join(_CONFLICTS))
         out["on_conflict"] = options.on_conflict
     if options.max_attempts is not None:
-        if isinstance(options.max_attempts, bool) or not isinstance(options.max_attempts, int) or options.max_attempts < 1:
-            raise OptionError("max_attempts", options.max_attempts, "1 or more")
-        out["max_attempts"] = options.max_attempts
+        out["max_attempts"] = count_option("max_attempts", options.max_attempts, 1, MAX_ATTEMPTS)
     if options.timeout is not None:
-        out["timeout_ms"] = parse_span(options.timeout, what="timeout")
+        out["timeout_ms"] = span_option("timeout", options.timeout)
     return out
 
 

@@ -16,12 +16,13 @@ import msgspec
 from ..actors.messages import SubmitTasks, TaskRefusal, TasksSubmitted
 from ..runtime.bus import Refusal
 from ..runtime.clock import Clock
-from ..runtime.errors import DeadlineError, FoliotError, UnavailableError
+from ..runtime.errors import FoliotError, UnavailableError
 from ..runtime.rng import Rng
 from ..transports.local import NotRunningError
 from .channel import Channel
 from .client_spec import Spec, assemble
-from .errors import RETRYABLE, BulkStoppedError, OptionError, error_of, error_of_task
+from .errors import RETRYABLE, BulkStoppedError, error_of, error_of_task
+from .options import count_option
 
 SUBMIT_TIMEOUT_MS: Final = 30_000
 _TOGETHER_MAX: Final = 256  # single tasks in one message
@@ -41,8 +42,8 @@ class BulkResult(msgspec.Struct):
     accepted: int = 0
     existing: int = 0
     refused_count: int = 0
-    refused: list[TaskRefusal] = []
-    ids: list[int] = []
+    refused: list[TaskRefusal] = msgspec.field(default_factory=list)
+    ids: list[int] = msgspec.field(default_factory=list)
 
 
 class Submitter:
@@ -146,10 +147,8 @@ class Submitter:
         patience_ms: int,
     ) -> BulkResult:
         """Submit all of them, `in_flight` batches at a time. Raises: BulkStoppedError."""
-        if not 1 <= batch <= 1_000:
-            raise OptionError("batch", batch, "1 to 1000")
-        if not 1 <= in_flight <= 32:
-            raise OptionError("in_flight", in_flight, "1 to 32")
+        count_option("batch", batch, 1, 1_000)
+        count_option("in_flight", in_flight, 1, 32)
         return await _Bulk(self, self._clock, progress, keep_ids, patience_ms).run(specs, batch, in_flight)
 
 
@@ -204,7 +203,10 @@ class _Bulk:
         return self._result
 
     async def _send(self, specs: list[Spec], start: int) -> None:
-        """Send a batch until every task of it was accepted or refused for good."""
+        """Send a batch until every task of it was accepted or refused for good.
+
+        All repetitions carry one request id: a shard's part is sent again whole or not at all, so a shard that has it
+        already answers as the first time."""
         ids = [0] * len(specs) if self._keep_ids else []
         positions = list(range(len(specs)))
         backoff_ms = 25
@@ -221,7 +223,6 @@ class _Bulk:
                 retry_after_ms = error.retry_after_ms
             else:
                 positions, retry_after_ms = self._take(answer, positions, start, ids)
-                request_id = self._submitter.request_id()
             if positions:
                 await asyncio.sleep(max(backoff_ms, min(retry_after_ms, _BACKOFF_MAX_MS)) / 1000)
                 backoff_ms = min(backoff_ms * 2, _BACKOFF_MAX_MS)

@@ -44,10 +44,7 @@ def share(free: int, lines: Sequence[QueueLine], rooms: Sequence[int], now_ms: i
     if count == 1:
         lines[0].free = max(min(free, rooms[0]), 0)
         return
-    if free >= count:
-        new = _spread(free, lines, rooms, now_ms)
-    else:
-        new = _in_turn(max(free, 0), lines, rooms, now_ms)
+    new = _spread(free, lines, rooms, now_ms) if free >= count else _in_turn(max(free, 0), lines, rooms, now_ms)
     for line, credit in zip(lines, new, strict=True):
         if line.free > 0:
             line.last_ms = now_ms
@@ -69,7 +66,8 @@ def _spread(free: int, lines: Sequence[QueueLine], rooms: Sequence[int], now_ms:
             new[index] = max(min(probe, rooms[index]), 0)
     left = free - sum(new)
     for group in (active, idle):
-        # Those that hold least first: what does not divide goes to them. A line without room leaves its part to others.
+        # Those that hold least first: what does not divide goes to them. A line without room leaves its part to others,
+        # and what no busy line has room for goes to the idle ones.
         open_lines = sorted((index for index in group if rooms[index] > new[index]), key=lambda index: lines[index].held)
         while left > 0 and open_lines:
             part = max(left // len(open_lines), 1)
@@ -79,23 +77,22 @@ def _spread(free: int, lines: Sequence[QueueLine], rooms: Sequence[int], now_ms:
                 left -= taken
                 if new[index] >= rooms[index]:
                     open_lines.remove(index)
-        if group:  # what the busy ones have no room for is no use to them, and stays where it is noticed
-            continue
     return new
 
 
 def _in_turn(free: int, lines: Sequence[QueueLine], rooms: Sequence[int], now_ms: int) -> list[int]:
     """One slot each, as far as they go: who was just asked, who waits too long, who is busy, who was asked longest ago."""
 
-    def rank(index: int) -> tuple[int, int, int]:
+    def rank(index: int) -> tuple[int, int, int, int]:
         line = lines[index]
+        served_ms = line.since_ms if line.free > 0 else line.last_ms
         if line.free > 0 and now_ms - line.since_ms < HOLD_MS:
-            return (0, line.since_ms, index)
+            return (0, 0, served_ms, index)
         if line.free <= 0 and now_ms - line.last_ms >= STARVED_MS:
-            return (1, line.last_ms, index)
+            return (1, 0, served_ms, index)
         if line.active_until_ms > now_ms:
-            return (2, line.held, index)
-        return (3, line.since_ms if line.free > 0 else line.last_ms, index)
+            return (2, line.held, served_ms, index)
+        return (3, 0, served_ms, index)
 
     new = [0] * len(lines)
     for index in sorted((index for index in range(len(lines)) if rooms[index] > 0), key=rank):

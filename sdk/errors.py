@@ -12,6 +12,7 @@ from ..actors.messages import TaskError, TaskRefusal
 from ..runtime.bus import Refusal, RefusedError
 from ..runtime.errors import FoliotError, NotFoundError, UnavailableError, UsageError
 from ..runtime.ids import to_text
+from .app import UnknownTaskError
 from .context import TaskCancelledError as _ContextCancelledError
 
 
@@ -23,12 +24,6 @@ class InvalidRequestError(UsageError):
     def __init__(self, text: str, reason: str = "usage") -> None:
         super().__init__(text)
         self.reason = reason
-
-
-class UnknownTaskError(UsageError):
-    """No handler of that name is known to the scheduler."""
-
-    code = "unknown_task"
 
 
 class DuplicateTaskError(UsageError):
@@ -49,17 +44,6 @@ class PastDueError(UsageError):
     def __init__(self, late_ms: int) -> None:
         super().__init__(f"the task was due {late_ms} ms ago, expected a moment to come (or past='run')")
         self.late_ms = late_ms
-
-
-class OptionError(UsageError):
-    """An option of a submission that cannot be used."""
-
-    code = "option"
-
-    def __init__(self, option: str, value: object, expected: str) -> None:
-        super().__init__(f"option {option!r} is {value!r:.80}, expected {expected}")
-        self.option = option
-        self.expected = expected
 
 
 class AddressError(UsageError):
@@ -210,7 +194,8 @@ def error_of(refusal: Refusal) -> FoliotError:
     """Return the error a refusal means."""
     code, text = refusal.code, refusal.text
     if code == UnknownTaskError.code:
-        return UnknownTaskError(text)
+        known = refusal.details.get("known", "")
+        return UnknownTaskError(refusal.details.get("handler", ""), known.split(",") if known else [])
     if code == NotFoundError.code:
         return NotFoundError(text)
     if code in _USAGE:

@@ -52,7 +52,9 @@ PACKED: Final = f"json_group_array({TASK_JSON}), {blob('payload')}, {blob('resul
 KINDS: Final = (
     "(select json_group_array(json(body)) from kinds where template_id in (select template_id from page)) as kinds"
 )
-_PAGED_PAYLOAD: Final = f"(select payload from payloads where payloads.id = tasks.id and length(payload) <= {PAGED_PAYLOAD_MAX})"
+_PAGED_PAYLOAD: Final = (
+    f"(select payload from payloads where payloads.id = tasks.id and length(payload) <= {PAGED_PAYLOAD_MAX})"
+)
 
 _TIMERS: Final = f"""
 with page as materialized (
@@ -80,22 +82,24 @@ with recursive found (lane) as (
 )
 select json_group_array(lane) from found where lane is not null
 """
+_CHECKPOINTS: Final = """select id, checkpoint from progress
+    where id in (select id from page) and checkpoint is not null order by id"""
 _TASKS: Final = f"""
 with page as materialized (
     select tasks.*, payload from json_each(?1) asked cross join tasks on tasks.id = asked.value
     left join payloads on payloads.id = tasks.id
 )
 select {PACKED}, {KINDS},
-    (select json_group_array(json_array(id, length(checkpoint))) from progress
-        where id in (select id from page) and checkpoint is not null),
-    (select {blob('checkpoint')} from progress where id in (select id from page) and checkpoint is not null)
+    (select json_group_array(json_array(id, length(checkpoint))) from ({_CHECKPOINTS})),
+    (select {blob('checkpoint')} from ({_CHECKPOINTS}))
 from page
 """
 _KEYS: Final = """
+with asked (held_key) as (values {})
 select (
-    select json_group_array(json_array(dedupe.key, task_id, expires_ms))
-    from json_each(?3) asked cross join dedupe on dedupe.shard = ?1 and dedupe.tenant = ?2 and dedupe.key = asked.value
-), (select answer from requests where shard = ?1 and request_id = ?4)
+    select json_group_array(json_array(held_key, task_id, expires_ms))
+    from asked cross join dedupe on dedupe.shard = ?1 and dedupe.tenant = ?2 and dedupe.key = held_key
+), (select answer from requests where shard = ?1 and request_id = ?3)
 """
 
 _decode_kinds = msgspec.json.Decoder(list[Kind]).decode
@@ -119,11 +123,15 @@ def statement_of(shard: int, query: Query) -> Statement:
         case ReadLane():
             return _LANE, (shard, query.lane, query.after_due_ms, query.after_id, query.limit)
         case ReadLanes():
-            return _LANES, (shard, query.after, query.limit)
+            return _LANES, (shard, query.after, query.limit + 1)
         case ReadTasks():
             return _TASKS, (encode_json(query.ids),)
         case ReadKeys():
-            return _KEYS, (shard, query.tenant, encode_json(query.dedupe_keys), query.request_id)
+            # Bound, not in JSON, which cuts texts at a NUL; in few sizes, so that the statements stay prepared.
+            keys = query.dedupe_keys or [""]
+            size = 1 << (len(keys) - 1).bit_length()
+            values = (shard, query.tenant, query.request_id, *keys, *keys[-1:] * (size - len(keys)))
+            return _KEYS.format(",".join([f"(?{number})" for number in range(4, 4 + size)])), values
 
 
 def answer_of(query: Query, row: Any) -> Answer:
@@ -134,7 +142,7 @@ def answer_of(query: Query, row: Any) -> Answer:
         case ReadLane():
             return LaneRead(query.token, query.lane, unpack(row), kinds_of(row[4]))
         case ReadLanes():
-            return LanesRead(query.token, _decode_ints(row[0]))
+            return LanesRead(query.token, _decode_ints(row[0])[: query.limit])
         case ReadTasks():
             checkpoints: dict[int, bytes] = {}
             at, data = 0, row[6] or b""

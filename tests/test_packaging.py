@@ -24,14 +24,22 @@ def project(root: Path) -> dict[str, Any]:
 
 
 def folders_with_code(root: Path) -> list[str]:
-    """Return the packages that the folders make up, sorted: those that hold modules or SQL files."""
-    found = {"foliot"}
-    for pattern in ("*.py", "*.sql"):
-        for path in root.rglob(pattern):
-            parts = path.relative_to(root).parts[:-1]
-            if parts and not parts[0].startswith(".") and parts[0] not in NOT_INSTALLED and "__pycache__" not in parts:
-                found.add(".".join(("foliot", *parts)))
-    return sorted(found)
+    """Return the packages that the folders make up, sorted: those that hold modules."""
+    return sorted({"foliot"} | {".".join(("foliot", *path.parts[:-1])) for path in installed(root, "*.py")})
+
+
+def installed(root: Path, pattern: str) -> list[Path]:
+    """Return files to install, relative to `root`, but for those of the root itself."""
+    found = [path.relative_to(root) for path in sorted(root.glob(f"*/**/{pattern}"))]
+    return [path for path in found if path.parts[0] not in NOT_INSTALLED and not path.parts[0].startswith(".")]
+
+
+def missing_data(root: Path) -> list[str]:
+    """Return the SQL files that no pattern of the package data takes along."""
+    patterns = project(root)["tool"]["setuptools"]["package-data"]["*"]
+    packages = [Path(*name.split(".")[1:]) for name in project(root)["tool"]["setuptools"]["packages"]]
+    taken = {path for package in packages for pattern in patterns for path in (root / package).glob(pattern)}
+    return [path.as_posix() for path in installed(root, "*.sql") if root / path not in taken]
 
 
 def loaded_twice(loaded: Mapping[str, ModuleType], root: Path) -> dict[str, list[str]]:
@@ -55,9 +63,21 @@ def test_every_package_says_what_it_is_for() -> None:
 
 
 def test_a_folder_that_is_not_listed_is_seen(tmp_path: Path) -> None:
-    write(tmp_path, {"stores/port.py": "", "stores/migrations/pg/0001.sql": "", "tests/a.py": "", ".venv/lib/b.py": ""})
+    write(tmp_path, {"a.py": "", "stores/port.py": "", "stores/pg/b.py": "", "tests/a.py": "", ".venv/lib/b.py": ""})
 
-    assert folders_with_code(tmp_path) == ["foliot", "foliot.stores", "foliot.stores.migrations.pg"]
+    assert folders_with_code(tmp_path) == ["foliot", "foliot.stores", "foliot.stores.pg"]
+
+
+def test_every_migration_is_installed() -> None:
+    assert missing_data(ROOT) == []
+    assert installed(ROOT, "*.sql"), "there is at least the first one"
+
+
+def test_a_migration_that_is_not_installed_is_seen(tmp_path: Path) -> None:
+    settings = '[tool.setuptools]\npackages = ["foliot", "foliot.stores"]\npackage-data = {"*" = ["*/*.sql"]}'
+    write(tmp_path, {"pyproject.toml": settings, "stores/pg/001.sql": "", "stores/pg/old/001.sql": ""})
+
+    assert missing_data(tmp_path) == ["stores/pg/old/001.sql"]
 
 
 def test_no_module_is_loaded_twice() -> None:
@@ -80,14 +100,14 @@ def test_a_module_that_is_loaded_twice_is_seen() -> None:
 
 
 def test_the_tests_run_against_this_checkout() -> None:
-    assert [Path(path).resolve() for path in foliot.__path__] == [ROOT]
+    folders = [Path(path) for path in foliot.__path__ if Path(path).is_dir()]  # an editable install adds a marker
+
+    assert [folder.resolve() for folder in folders] == [ROOT]
 
 
-def test_types_and_migrations_are_part_of_the_package() -> None:
-    data = project(ROOT)["tool"]["setuptools"]["package-data"]
-
+def test_the_types_are_part_of_the_package() -> None:
     assert (ROOT / "py.typed").is_file()
-    assert data == {"foliot": ["py.typed"], "*": ["*.sql"]}
+    assert project(ROOT)["tool"]["setuptools"]["package-data"]["foliot"] == ["py.typed"]
 
 
 def test_the_command_is_there() -> None:

@@ -15,7 +15,7 @@ CHECKED: Final = ("runtime", "actors", "stores", "transports", "sdk", "simulatio
 
 PORT_IMPLEMENTATIONS: Final[frozenset[str]] = frozenset({"runtime/clock.py", "runtime/rng.py"})
 
-FORBIDDEN_MODULES: Final = frozenset({"random", "secrets", "uuid", "numpy.random"})
+FORBIDDEN_MODULES: Final = frozenset({"random", "secrets"})
 FORBIDDEN_NAMES: Final = frozenset(
     {
         *(f"time.{name}{unit}" for name in ("time", "monotonic", "perf_counter") for unit in ("", "_ns")),
@@ -26,6 +26,8 @@ FORBIDDEN_NAMES: Final = frozenset(
         "date.today",
         "os.urandom",
         "os.getrandom",
+        *(f"uuid.uuid{version}" for version in (1, 4, 6, 7, 8)),
+        "uuid.getnode",
     }
 )
 LOOPS: Final = frozenset({"loop", "_loop", "get_running_loop", "get_event_loop"})
@@ -126,7 +128,7 @@ def test_each_port_implementation_is_still_one() -> None:
         "from random import randrange",
         "import secrets",
         "from secrets import token_hex",
-        "import uuid",
+        "import uuid\nuuid.uuid4()",
         "from uuid import uuid4",
         "import os\nos.urandom(8)",
         "from os import urandom",
@@ -169,6 +171,7 @@ def test_constants_and_state_of_objects_are_not_complained_about(tmp_path: Path)
             "actors/a.py": "from typing import Final\n"
             "NAMES: Final = {'a': 1}\n"
             "TABLE: Final[dict[str, int]] = dict(a=1)\n"
+            "from uuid import UUID\n"
             "LIMIT = 3\n"
             "PAIR = (1, 2)\n"
             "__all__ = ['NAMES']\n"

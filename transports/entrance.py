@@ -60,7 +60,12 @@ class Entrance:
         if isinstance(admitted, Refusal):
             return admitted
         if not refused and (self._shards == 1 or not is_keyed):
-            answer = await self._send(self._free_shard(request), request, counts, timeout_ms=timeout_ms)
+            shard = self._free_shard(request)
+            part = request
+            if request.request_id and self._shards > 1:  # named alike whether a batch is split or not
+                request_id = f"{request.request_id}/{shard}"
+                part = SubmitTasks(request.tenant, request.templates, request.tasks, request_id)
+            answer = await self._send(shard, part, counts, timeout_ms=timeout_ms)
             if isinstance(answer, BaseException):
                 raise answer
             return answer
@@ -72,9 +77,7 @@ class Entrance:
         self._turn = (self._turn + 1) % self._shards
         return self._turn
 
-    async def _split(
-        self, request: SubmitTasks, refused: list[TaskRefusal], *, timeout_ms: int
-    ) -> TasksSubmitted | Refusal:
+    async def _split(self, request: SubmitTasks, refused: list[TaskRefusal], *, timeout_ms: int) -> TasksSubmitted | Refusal:
         """Send each shard its part and put the answers together by position."""
         skip = {refusal.position for refusal in refused}
         free = self._free_shard(request)

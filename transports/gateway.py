@@ -8,7 +8,8 @@ looks go to the store's readers, so that they never wait for a writer. What cann
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import difflib
+from collections.abc import Awaitable, Callable, Collection
 from typing import Any, Final
 
 import msgspec
@@ -100,8 +101,12 @@ class Gateway:
 
     `directory`: the addresses of the live actors of a kind ("worker", "queue", "tenant") on this node, sorted.
     `worker_counts`: the third count of the ledger, if this process has workers. `figures`: what the node tells about
-    itself, by name.
+    itself, by name. `handlers`: the names that are known, if others are to be refused.
+
+    A gateway is also the channel (`sdk.channel`) of clients in its own process.
     """
+
+    may_repeat = False
 
     def __init__(
         self,
@@ -114,6 +119,7 @@ class Gateway:
         directory: Callable[[str], list[str]],
         worker_counts: WorkerCounts | None = None,
         figures: Callable[[], dict[str, float]] | None = None,
+        handlers: Callable[[], Collection[str]] | None = None,
         limits: EdgeLimits | None = None,
         product: str = "",
     ) -> None:
@@ -125,6 +131,7 @@ class Gateway:
         self._clock = clock
         self._shards = shards
         self._directory = directory
+        self._handlers = handlers
         self._product = product
         self._since_ms = clock.now_ms()
         self._entrance = Entrance(bus, clock, rng, shards=shards, limits=self.limits, since_ms=self._since_ms)
@@ -180,6 +187,13 @@ class Gateway:
             log.error("request_failed", request=type(request).__name__, exc_info=error)
             return Refusal("internal", f"{type(request).__name__} failed with {type(error).__name__}: {error}")
 
+    async def request(self, message: Any, *, timeout_ms: int) -> Any:
+        """Answer a client of this process."""
+        return await self.handle(message, timeout_ms=timeout_ms)
+
+    async def close(self) -> None:
+        """A client of this process is done: nothing to close, the gateway belongs to its node."""
+
     async def _ask(self, to: str, message: Any, timeout_ms: int) -> Any:
         """Return an actor's answer. Raises: FoliotError for a refusal."""
         answer = await self._bus.request(to, message, timeout_ms=timeout_ms)
@@ -206,6 +220,11 @@ class Gateway:
     async def _submit(self, request: SubmitTasks, timeout_ms: int) -> Any:
         if self._baseline is None:
             await self.begin()
+        if self._handlers is not None:
+            known = self._handlers()
+            for template in request.templates:
+                if template.handler not in known:
+                    return _unknown_handler(template.handler, known)
         return await self._entrance.submit(request, timeout_ms=timeout_ms)
 
     def _by_shard(self, ids: list[int]) -> dict[int, list[int]]:
@@ -322,9 +341,7 @@ class Gateway:
         return WhyRead([found.get(task_id) or Why(task_id, 0, "not_found", missing) for task_id in request.ids])
 
     @staticmethod
-    def _why_queued(
-        task_id: int, address: str, told: Explanation | None, memory: TaskInMemory | None, answer: Any
-    ) -> Why:
+    def _why_queued(task_id: int, address: str, told: Explanation | None, memory: TaskInMemory | None, answer: Any) -> Why:
         state = int(State.QUEUED)
         if isinstance(answer, Refusal):
             text = f"it is due, but its queue does not answer ({address}): {answer.text}"
@@ -457,6 +474,14 @@ class _RefusedByActorError(FoliotError):
     def __init__(self, refusal: Refusal) -> None:
         super().__init__(refusal.text)
         self.refusal = refusal
+
+
+def _unknown_handler(name: str, known: Collection[str]) -> Refusal:
+    """Say which handlers there are, the likeliest first."""
+    alike = difflib.get_close_matches(name, sorted(known), n=3)
+    names = list(dict.fromkeys([*alike, *sorted(known)]))[:20]
+    text = f"handler {name[:200]!r} is unknown, expected one of {', '.join(names) or 'none at all'}"
+    return Refusal("unknown_task", text, details={"handler": name, "known": ",".join(names)})
 
 
 def _changes(request: Any, names: tuple[str, ...], *, low: int) -> dict[str, Any]:

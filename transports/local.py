@@ -1,9 +1,9 @@
 """The local transport: a Unix socket between a scheduler and the clients on its machine.
 
 A frame is a u32 length of what follows, a u32 request number, and the bytes of `transports.api`. Answers carry the
-number of their request and come in any order. Everything is bounded: the size of a frame, the requests and the bytes under way
-on a connection, the connections. A peer that sends rubbish gets a refusal or a closed connection; one that does not
-read its answers is not read from. Only the owner of the socket file may connect (mode 0600).
+number of their request and come in any order. Everything is bounded: the size of a frame, the requests and the bytes
+under way on a connection, the connections. A peer that sends rubbish gets a refusal or a closed connection; one that
+does not read its answers is not read from. Only the owner of the socket file may connect (mode 0600).
 
 A socket's path may have about 100 bytes. Where the wanted path is longer, the socket lies in a private temporary folder
 and a *pointer file* at the wanted path names it.
@@ -18,10 +18,9 @@ import socket
 import stat
 import struct
 import tempfile
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import structlog
 
@@ -39,8 +38,13 @@ _NUMBER_BYTES: Final = 4
 _MAX_PATH_BYTES: Final = 100
 _POINTER: Final = "foliot socket: "
 
-Handler = Callable[..., Awaitable[Any]]
-"""A gateway's `handle(request, *, timeout_ms)`."""
+
+class Listener(Protocol):
+    """Who answers: a gateway."""
+
+    async def handle(self, request: Any, *, timeout_ms: int) -> Any:
+        """Return the answer; never raises but when cancelled."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -124,17 +128,24 @@ def resolve_socket(path: str) -> str:
 
 
 class LocalServer:
-    """Listens at a path and hands requests to a gateway."""
+    """Listens at a path and hands requests to a gateway; an async context manager."""
 
-    def __init__(self, handle: Handler, path: str, *, limits: LocalLimits | None = None) -> None:
+    def __init__(self, gateway: Listener, path: str, *, limits: LocalLimits | None = None) -> None:
         self.path = path
-        self._handle = handle
+        self._gateway = gateway
         self._limits = limits or LocalLimits()
         self._server: asyncio.AbstractServer | None = None
         self._connections: dict[int, _Connection] = {}
         self._next = 0
         self._inode = 0
         self._real_path = path
+
+    async def __aenter__(self) -> LocalServer:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
 
     async def start(self) -> None:
         """Listen. Raises: SocketInUseError."""
@@ -156,7 +167,7 @@ class LocalServer:
 
     def _connection(self) -> asyncio.Protocol:
         self._next += 1
-        return _Connection(self, self._next, self._handle, self._limits)
+        return _Connection(self, self._next, self._gateway, self._limits)
 
     def admit(self, connection: _Connection) -> bool:
         """Tell whether one more connection is allowed, and note it."""
@@ -191,10 +202,10 @@ class LocalServer:
 class _Connection(asyncio.Protocol):
     """One client: frames in, answers out."""
 
-    def __init__(self, server: LocalServer, number: int, handle: Handler, limits: LocalLimits) -> None:
+    def __init__(self, server: LocalServer, number: int, gateway: Listener, limits: LocalLimits) -> None:
         self.number = number
         self._server = server
-        self._handle = handle
+        self._handle = gateway.handle
         self._limits = limits
         self._buffer = bytearray()
         self._tasks: dict[asyncio.Task[None], bool] = {}  # → whether it is a long poll

@@ -1,0 +1,45 @@
+# Each target sets up what it needs: a .venv with everything from the package index, the first time.
+#
+#   make demo    counts the Python standard library on this machine, as a job of a few thousand tasks
+#   make up      runs a scheduler and its workers; APP=module:app names your own
+#   make test    runs the tests; ARGS="-k ring" is handed to pytest
+#   make check   lints and checks the types
+#   make bench   measures; BENCH=latency is one of throughput latency timers memory crash
+#
+# PYTHON=/path/to/python3 chooses the interpreter (3.11 or newer) when .venv is made.
+
+PYTHON ?=
+APP ?= examples.hello:app
+BENCH ?= all
+ARGS ?=
+
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: help demo up test check bench clean
+.DEFAULT_GOAL := help
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+$(READY): pyproject.toml .ci/venv
+	@sh .ci/venv "$(PYTHON)"
+
+demo: $(READY)
+	@$(BIN)/python examples/census/run.py $(ARGS)
+
+up: $(READY)
+	@$(BIN)/foliot up --app $(APP) $(ARGS)
+
+test: $(READY)
+	@$(BIN)/pytest $(ARGS)
+
+check: $(READY)
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+
+bench: $(READY)
+	@$(BIN)/foliot bench $(BENCH) $(ARGS)
+
+clean:
+	@rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,476 @@
+"""The queue actor: which task runs next, and which worker gets it.
+
+One actor owns one queue of one pool. It holds references, never payloads: the shard that offered a reference keeps the
+truth, and sends the body once its lease is durable. What always holds: no limit (queue, tenant, key, rate) is exceeded
+by what it grants; after a turn no free credit is left for a reference that may run; an id is waiting or running, never
+both, so repeating an offer or a release changes nothing.
+
+Its memory is rebuilt from the shards when it starts: until its settings are there, and every shard has said what runs or
+had `RECOVERY_MS` to say it, nothing is granted. A key's start rate is not rebuilt: after a restart a key begins with a
+full bucket.
+"""
+
+from __future__ import annotations
+
+from typing import Final, assert_never
+
+from ..runtime.actor import Actor, Turn
+from . import messages as m
+from .addresses import key_of, shard_address
+from .credits import Credits, Session
+from .explain import explain_granted, explain_unknown, explain_waiting
+from .keys import KeyGate, KeyGates
+from .lanes import Lane, LaneName, Line, Shape
+from .permits import UNLIMITED, Permits
+from .ready import Band, ReadyLanes
+
+RECOVERY_MS: Final = 500
+ASK_AGAIN_MS: Final = 1_000  # settings that did not arrive are asked for again, doubling ...
+ASK_AGAIN_MAX_MS: Final = 30_000  # ... up to this
+GRANT_LOST_MS: Final = 10_000  # an id offered again this long after its grant never reached its lease
+_LINES_KEPT: Final = 1_024
+_SHARD_SHIFT: Final = 12  # of runtime.ids.shard_of, which is too slow to call for every id
+_SHARD_MASK: Final = 1_023
+
+
+class Grant:
+    """Tasks of one kind granted to a session in one go: what its ids count as while they run."""
+
+    __slots__ = ("at_ms", "gate", "line", "session")
+
+    def __init__(self, line: Line, gate: KeyGate | None, session: str, at_ms: int) -> None:
+        self.line = line
+        self.gate = gate
+        self.session = session
+        self.at_ms = at_ms
+
+
+class QueueActor(Actor[m.QueueMessage]):
+    """Matches ready tasks with worker credits: highest priority first, tenants in turn. `shards`: how many there are."""
+
+    def __init__(self, address: str, shards: int) -> None:
+        self._address = address
+        self._shards = shards
+        self._config: m.QueueConfig | None = None
+        self._unheard = dict.fromkeys(range(shards))  # shards that have not said what runs since this actor began
+        self._recovered_ms = 0  # when it stops waiting for them
+        self._ask_at_ms = 0
+        self._ask_after_ms = ASK_AGAIN_MS
+        self._known: dict[int, Lane | Grant] = {}  # by task id; a Lane: it waits, a Grant: it runs
+        self._lanes: dict[LaneName, Lane] = {}
+        self._lines: dict[tuple[str, int], Line] = {}
+        self._lines_sweep_at = _LINES_KEPT
+        self._ready = ReadyLanes()
+        self._gates = KeyGates()
+        self._credits = Credits()
+        self._permits = Permits(address)
+        self._starved: dict[Shape, None] = {}  # shapes with bands that wait for a worker
+        self._over_limit: dict[Band, None] = {}  # bands that wait for the queue's own limit
+        self._waiting = [0] * (m.LOWEST_PRIORITY + 1)  # tasks by priority
+        self._waiting_total = 0
+        self._running = 0  # slots
+
+    # -- routing -------------------------------------------------------------------------------------------------------
+
+    def started(self, turn: Turn) -> None:
+        self._recovered_ms = turn.now_ms + RECOVERY_MS
+        self._ask_shards(turn)
+
+    def handle(self, message: m.QueueMessage, turn: Turn) -> None:
+        match message:
+            case m.OfferTasks():
+                self._offer(message, turn.now_ms)
+            case m.WorkerCredits():
+                self._feed(self._credits.update(message, turn.now_ms))
+            case m.ReleaseTasks():
+                self._release(message, turn.now_ms)
+            case m.WithdrawTasks():
+                self._withdraw(message.ids, turn.now_ms)
+            case m.PermitsGranted():
+                claim = self._permits.granted(message, turn)
+                if claim is not None and claim.parked:
+                    self._ready.wake(claim.parked, claim.room())
+            case m.SessionEnded():
+                self._credits.end(message.session)
+            case m.ConfigureQueue():
+                self._configure(message.config, turn)
+            case m.ReadQueue():
+                self._read(turn)
+            case m.ExplainTasks():
+                self._explain(message.ids, turn)
+            case _:
+                assert_never(message)
+
+    def end_turn(self, turn: Turn) -> None:
+        if self._credits.free and self._waiting_total:
+            self._match(turn)
+        self._permits.flush(turn)
+
+    def due_ms(self) -> int | None:
+        due = self._permits.due_ms()
+        for other in (self._ready.due_ms(), self._gates.due_ms()):
+            if other is not None and (due is None or other < due):
+                due = other
+        if self._config is None:
+            due = self._ask_at_ms if due is None else min(due, self._ask_at_ms)
+        elif self._unheard and self._waiting_total:
+            due = self._recovered_ms if due is None else min(due, self._recovered_ms)
+        return due
+
+    def on_time(self, turn: Turn) -> None:
+        now_ms = turn.now_ms
+        due = self._ready.due_ms()
+        if due is not None and due <= now_ms:
+            self._ready.rise(now_ms)
+        for gate in self._gates.due(now_ms):
+            self._open(gate, now_ms)
+        self._permits.on_time(turn)
+        if self._config is None and self._ask_at_ms <= now_ms:
+            self._ask_shards(turn)
+        elif self._unheard and self._recovered_ms <= now_ms:
+            self._unheard.clear()
+
+    # -- settings ------------------------------------------------------------------------------------------------------
+
+    def _ask_shards(self, turn: Turn) -> None:
+        for shard in range(self._shards):
+            turn.send(shard_address(shard), m.QueueStarted(self._address))
+        self._ask_at_ms = turn.now_ms + self._ask_after_ms
+        self._ask_after_ms = min(2 * self._ask_after_ms, ASK_AGAIN_MAX_MS)
+
+    def _configure(self, config: m.QueueConfig, turn: Turn) -> None:
+        self._config = config
+        self._ready.set_ageing(config.ageing_ms, turn.now_ms)
+        self._wake_over_limit()
+        if self._permits.paused != config.paused:
+            self._permits.paused = config.paused
+            self._permits.all_changed()
+        turn.reply(m.QueueConfigured(config))
+
+    # -- references in and out -------------------------------------------------------------------------------------------
+
+    def _offer(self, message: m.OfferTasks, now_ms: int) -> None:
+        self._unheard.pop(message.shard, None)
+        for leased in message.leased:
+            self._adopt(leased, now_ms)
+        known = self._known
+        for lot in message.lots:
+            ids, ready_ms = lot.ids, lot.ready_ms
+            if not known.keys().isdisjoint(ids) or len(set(ids)) != len(ids):
+                ids, ready_ms = self._new_of(lot, now_ms)
+            if not ids:
+                continue
+            kind = lot.kind
+            priority = min(max(lot.priority, 0), m.LOWEST_PRIORITY)
+            name = (kind.tenant, kind.template_id, priority, lot.key)
+            lane = self._lanes.get(name)
+            if lane is None:
+                lane = self._new_lane(name, kind, now_ms)
+                lane.add(ids, ready_ms)
+                line = lane.line
+                gate = lane.gate
+                if gate is not None and self._gates.allowance(lane, gate, now_ms, 1) <= 0:
+                    self._park(lane, gate, now_ms)
+                else:
+                    self._ready.place(lane, now_ms)
+            else:
+                line = lane.line
+                head_ms = lane.ready[lane.head]
+                lane.add(ids, ready_ms)
+                if lane.band is None:
+                    line.claim.blocked += len(ids) * line.shape.cost
+                elif lane.ready[lane.head] != head_ms:
+                    self._ready.reorder(lane, now_ms)
+            known.update(dict.fromkeys(ids, lane))
+            self._waiting[priority] += len(ids)
+            self._waiting_total += len(ids)
+            line.claim.waiting += len(ids) * line.shape.cost
+            self._permits.changed(line.claim, now_ms)
+
+    def _new_of(self, lot: m.Lot, now_ms: int) -> tuple[list[int], list[int]]:
+        """Return those of a lot that are not waiting or running yet."""
+        fresh: dict[int, int] = {}
+        for task_id, ready_ms in zip(lot.ids, lot.ready_ms, strict=True):
+            entry = self._known.get(task_id)
+            if isinstance(entry, Grant):
+                if now_ms - entry.at_ms < GRANT_LOST_MS:
+                    continue  # the offer and the grant crossed
+                self._end([task_id], now_ms)
+                entry = None
+            if entry is None and task_id not in fresh:
+                fresh[task_id] = ready_ms
+        return list(fresh), list(fresh.values())
+
+    def _adopt(self, leased: m.LeasedLot, now_ms: int) -> None:
+        """Count what runs already, by a lease older than this actor."""
+        ids = [task_id for task_id in leased.ids if self._known.get(task_id).__class__ is not Grant]
+        self._withdraw(ids, now_ms)
+        line = self._line(leased.kind)
+        gate, _ = self._gates.of(leased.kind.tenant, leased.key, leased.kind.template, now_ms)
+        grant = Grant(line, gate, leased.session, now_ms)
+        for task_id in ids:
+            self._known[task_id] = grant
+        slots = len(ids) * line.shape.cost
+        self._running += slots
+        line.claim.running += slots
+        if gate is not None and line.key_limit:
+            gate.running += len(ids)
+        self._permits.changed(line.claim, now_ms)
+
+    def _withdraw(self, ids: list[int], now_ms: int) -> None:
+        """Forget references that wait. One that was granted meanwhile is refused, and so released, by its shard."""
+        known = self._known
+        for task_id in ids:
+            lane = known.get(task_id)
+            if not isinstance(lane, Lane):
+                continue
+            del known[task_id]
+            head_ms = lane.ready[lane.head]
+            lane.remove(task_id)
+            self._left(lane, 1, now_ms)
+            if not lane.count:
+                self._drop(lane, now_ms)
+            elif lane.band is not None and lane.ready[lane.head] != head_ms:
+                self._ready.reorder(lane, now_ms)
+
+    def _left(self, lane: Lane, count: int, now_ms: int) -> None:
+        """Count tasks that no longer wait in a lane."""
+        self._waiting[lane.priority] -= count
+        self._waiting_total -= count
+        claim = lane.line.claim
+        slots = count * lane.line.shape.cost
+        claim.waiting -= slots
+        if lane.band is None:
+            claim.blocked -= slots
+        self._permits.changed(claim, now_ms)
+
+    def _release(self, message: m.ReleaseTasks, now_ms: int) -> None:
+        released = self._end(message.ids, now_ms)
+        for session, slots in message.refused_by_session.items():
+            slots = min(slots, released)  # a repeated refusal gives nothing back
+            released -= slots
+            if slots > 0:
+                self._feed(self._credits.give_back(session, slots))
+
+    def _end(self, ids: list[int], now_ms: int) -> int:
+        """Stop counting tasks as running; ids that do not run are skipped. Returns how many slots became free."""
+        known = self._known
+        grant: Grant | None = None
+        count = freed = 0
+        for task_id in ids:
+            entry = known.get(task_id)
+            if entry is grant and entry is not None:  # ids granted together mostly end together
+                del known[task_id]
+                count += 1
+            elif isinstance(entry, Grant):
+                if grant is not None:
+                    freed += self._ended(grant, count, now_ms)
+                del known[task_id]
+                grant, count = entry, 1
+        if grant is not None:
+            freed += self._ended(grant, count, now_ms)
+        if freed:
+            self._wake_over_limit()
+        return freed
+
+    def _ended(self, grant: Grant, count: int, now_ms: int) -> int:
+        line = grant.line
+        slots = count * line.shape.cost
+        self._running -= slots
+        claim = line.claim
+        claim.running -= slots
+        self._permits.changed(claim, now_ms)
+        if claim.parked:
+            self._ready.wake(claim.parked, claim.room())
+        gate = grant.gate
+        if gate is not None and line.key_limit:
+            gate.running -= count
+            if gate.parked:
+                self._open(gate, now_ms)
+            elif not gate.lanes:
+                self._gates.discard_if_idle(gate, now_ms)
+        return slots
+
+    # -- lanes ---------------------------------------------------------------------------------------------------------
+
+    def _line(self, kind: m.Kind) -> Line:
+        line = self._lines.get((kind.tenant, kind.template_id))
+        if line is None:
+            if len(self._lines) >= self._lines_sweep_at:
+                self._sweep_lines()
+            template = kind.template
+            shape = self._credits.shape(template.require, template.prefer, max(template.cost, 1))
+            shape.lines += 1
+            line = self._lines[kind.tenant, kind.template_id] = Line(kind, self._permits.claim(kind.tenant), shape)
+        elif not line.lanes:
+            line.claim = self._permits.claim(kind.tenant)  # the old one was forgotten if it was idle
+        line.claim.step = max(line.claim.step, line.shape.cost)
+        return line
+
+    def _new_lane(self, name: LaneName, kind: m.Kind, now_ms: int) -> Lane:
+        line = self._line(kind)
+        gate, rate = self._gates.of(kind.tenant, name[3], kind.template, now_ms)
+        lane = self._lanes[name] = Lane(name, line, gate, rate)
+        line.lanes += 1
+        if gate is not None:
+            gate.lanes += 1
+        return lane
+
+    def _park(self, lane: Lane, gate: KeyGate, now_ms: int) -> None:
+        """Set a lane aside until its key lets it pass."""
+        self._gates.park(lane, gate, now_ms)
+        claim = lane.line.claim
+        claim.blocked += lane.count * lane.line.shape.cost
+        self._permits.changed(claim, now_ms)
+
+    def _open(self, gate: KeyGate, now_ms: int) -> None:
+        """Let those lanes of a key take part again that may."""
+        for lane in self._gates.woken(gate, now_ms):
+            claim = lane.line.claim
+            claim.blocked -= lane.count * lane.line.shape.cost
+            self._permits.changed(claim, now_ms)
+            self._ready.place(lane, now_ms)
+
+    def _drop(self, lane: Lane, now_ms: int) -> None:
+        """Forget a lane that has become empty."""
+        del self._lanes[lane.name]
+        lane.line.lanes -= 1
+        if lane.band is not None:
+            self._ready.displace(lane)
+        gate = lane.gate
+        if gate is not None:
+            gate.parked.pop(lane, None)
+            gate.lanes -= 1
+            if not gate.lanes:
+                self._gates.discard_if_idle(gate, now_ms)
+
+    def _sweep_lines(self) -> None:
+        for name, line in list(self._lines.items()):
+            if not line.lanes:
+                del self._lines[name]
+                line.shape.lines -= 1
+        self._lines_sweep_at = max(2 * len(self._lines), _LINES_KEPT)
+
+    # -- waking --------------------------------------------------------------------------------------------------------
+
+    def _feed(self, session: Session | None) -> None:
+        """Wake what waited for a worker like this one."""
+        if session is None or not self._starved:
+            return
+        for shape in list(self._starved):
+            if session.free >= shape.cost and shape.fit in session.fits:
+                del self._starved[shape]
+                self._ready.wake(shape.parked, shape.cost)
+
+    def _wake_over_limit(self) -> None:
+        if self._over_limit:
+            self._ready.wake(self._over_limit, self._room())
+
+    def _room(self) -> int:
+        """Return how many slots the queue's own limit leaves."""
+        config = self._config
+        return UNLIMITED if config is None or not config.concurrency else config.concurrency - self._running
+
+    # -- matching ------------------------------------------------------------------------------------------------------
+
+    def _match(self, turn: Turn) -> None:
+        config = self._config
+        now_ms = turn.now_ms
+        if config is None or config.paused or (self._unheard and now_ms < self._recovered_ms):
+            return
+        ready, credits, gates, known = self._ready, self._credits, self._gates, self._known
+        room = self._room()
+        granted: dict[str, list[int]] = {}
+        while credits.free > 0 and room > 0:
+            band = ready.front()
+            if band is None:
+                break
+            shape = band.shape
+            cost = shape.cost
+            claim = band.share.claim
+            permitted = claim.room()
+            if cost > room:
+                ready.park(band, self._over_limit)
+                continue
+            if cost > permitted:
+                ready.park(band, claim.parked)
+                continue
+            session = credits.best(shape.fit, cost, now_ms)
+            if session is None:
+                ready.park(band, shape.parked)
+                self._starved[shape] = None
+                continue
+            lane = ready.head(band)
+            even = -(-min(self._waiting_total, credits.free) // credits.sessions_free)  # so that workers share a batch
+            count = min(lane.count, min(session.free, room, permitted) // cost, even)
+            count = ready.portion(band, lane, count, now_ms)
+            gate = lane.gate
+            if gate is not None:
+                count = gates.allowance(lane, gate, now_ms, count)
+                if count <= 0:
+                    ready.displace(lane)
+                    self._park(lane, gate, now_ms)
+                    continue
+                gates.started(lane, gate, count, now_ms)
+            slots = count * cost
+            ids = lane.take(count)
+            known.update(dict.fromkeys(ids, Grant(lane.line, gate, session.name, now_ms)))
+            batch = granted.get(session.name)
+            if batch is None:
+                granted[session.name] = ids
+            else:
+                batch += ids
+            credits.spend(session, slots, now_ms)
+            room -= slots
+            self._running += slots
+            claim.running += slots
+            ready.charge(band, slots)
+            self._left(lane, count, now_ms)
+            if not lane.count:
+                self._drop(lane, now_ms)
+            elif gate is not None and gates.allowance(lane, gate, now_ms, 1) <= 0:
+                ready.displace(lane)
+                self._park(lane, gate, now_ms)
+            else:
+                ready.reorder(lane, now_ms)
+        for name, ids in granted.items():
+            self._send_grants(name, ids, turn)
+
+    def _send_grants(self, session: str, ids: list[int], turn: Turn) -> None:
+        if self._shards == 1:
+            turn.send(shard_address(0), m.GrantLeases(self._address, session, ids))
+            return
+        by_shard: dict[int, list[int]] = {}
+        for task_id in ids:
+            shard = task_id >> _SHARD_SHIFT & _SHARD_MASK
+            if shard in by_shard:
+                by_shard[shard].append(task_id)
+            else:
+                by_shard[shard] = [task_id]
+        for shard, some in by_shard.items():
+            turn.send(shard_address(shard), m.GrantLeases(self._address, session, some))
+
+    # -- questions -----------------------------------------------------------------------------------------------------
+
+    def _read(self, turn: Turn) -> None:
+        pool, _, name = key_of(self._address).partition(".")
+        offered = {priority: count for priority, count in enumerate(self._waiting) if count}
+        config = self._config or m.QueueConfig(pool, name)
+        turn.reply(m.QueueRead(config, offered, self._running, self._credits.free, len(self._credits)))
+
+    def _explain(self, ids: list[int], turn: Turn) -> None:
+        explanations: list[m.Explanation] = []
+        for task_id in ids:
+            entry = self._known.get(task_id)
+            if entry is None:
+                explanations.append(explain_unknown(task_id, key_of(self._address).partition(".")[2]))
+            elif isinstance(entry, Grant):
+                explanations.append(explain_granted(task_id, entry.session, entry.at_ms))
+            else:
+                explanations.append(
+                    explain_waiting(
+                        task_id, entry, config=self._config, running=self._running, credits=self._credits,
+                        now_ms=turn.now_ms,
+                    )
+                )  # fmt: skip
+        turn.reply(m.TasksExplained(explanations))

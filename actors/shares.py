@@ -1,0 +1,165 @@
+"""How a tenant's concurrency is shared among the queues that ask for it.
+
+Max-min fair by what each queue could use, the rest left where it is or spread evenly, so no slot lies idle that anybody
+wants. What always holds: the slots handed out and not known to be given back, plus those that run beyond them, never
+exceed the limit. So a queue gets more only when another has acknowledged less: every grant has a number, and a queue is
+counted with the most it may still go by. Remainders, and limits too small for all, move from queue to queue in turns.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from .messages import PermitsGranted, WantPermits
+
+ROTATE_MS: Final = 2_000  # remainders move on
+PROBE_MS: Final = 15_000  # a queue silent for so long is asked whether it still holds what it was granted
+_BOUNDLESS: Final = 1 << 60  # what a queue without a limit may hold
+
+
+@dataclass(slots=True)
+class Holder:
+    """One queue that has asked. `allowed`: as last granted; `ceiling`: the most it may still go by; both -1: no limit."""
+
+    queue: str
+    running: int = 0
+    want: int = 0
+    step: int = 1
+    allowed: int = 0
+    number: int = 0
+    ceiling: int = 0
+    heard_ms: int = 0
+    is_behind: bool = True  # it has not got the newest grant
+
+    def held(self) -> int:
+        """Return how many slots must be counted for it."""
+        if self.ceiling < 0 or self.allowed < 0:
+            return _BOUNDLESS
+        return max(self.ceiling, self.allowed, self.running)
+
+
+class PermitShares:
+    """The queues of one tenant. `concurrency` 0: no limit."""
+
+    def __init__(self, tenant: str) -> None:
+        self._tenant = tenant
+        self._holders: dict[str, Holder] = {}
+        self._number = 0
+        self._turn = 0
+        self._rotate_ms = 0
+        self._weight = 1
+        self.concurrency = 0
+
+    def __len__(self) -> int:
+        return len(self._holders)
+
+    def __contains__(self, queue: str) -> bool:
+        return queue in self._holders
+
+    @property
+    def running(self) -> int:
+        """Slots that run, as far as queues have said."""
+        return sum(holder.running for holder in self._holders.values())
+
+    def report(self, message: WantPermits, now_ms: int) -> None:
+        """Take what a queue says of itself."""
+        holder = self._holders.get(message.queue)
+        if holder is None:
+            holder = self._holders[message.queue] = Holder(message.queue)
+            # It may go by what an earlier life of this tenant's actor granted.
+            holder.ceiling = message.allowed if message.number else 0
+        elif message.number == holder.number:
+            holder.ceiling = holder.allowed
+        holder.running = message.running
+        holder.want = message.running + message.waiting
+        holder.step = max(message.step, 1)
+        holder.heard_ms = now_ms
+        holder.is_behind = message.number != holder.number or not holder.number
+        if not holder.want and not holder.is_behind and holder.allowed >= 0:
+            del self._holders[message.queue]
+
+    def grants(self, weight: int, now_ms: int, *, reserved: int = 0) -> list[tuple[str, PermitsGranted]]:
+        """Return what to tell which queue now. `reserved`: slots that run where nobody has told of them yet."""
+        weight_changed, self._weight = weight != self._weight, weight
+        holders = [self._holders[queue] for queue in sorted(self._holders)]
+        if not self.concurrency:
+            told = [self._grant(holder, -1, now_ms, again=weight_changed) for holder in holders]
+        else:
+            targets = self._targets(holders)
+            free = self.concurrency - reserved - sum(holder.held() for holder in holders)
+            decided: dict[str, int] = {}
+            for holder in self._in_turn(holders):
+                target, held = targets[holder.queue], holder.held()
+                if holder.allowed < 0 or target <= holder.allowed:
+                    decided[holder.queue] = target
+                else:
+                    allowed = max(min(target, held + max(free, 0)), holder.allowed)
+                    free -= max(allowed - held, 0)
+                    decided[holder.queue] = allowed
+            told = [self._grant(holder, decided[holder.queue], now_ms, again=weight_changed) for holder in holders]
+        return [grant for grant in told if grant is not None]
+
+    def due_ms(self) -> int | None:
+        """Return when `on_time` has something to do, or None."""
+        if not self.concurrency or not self._holders:
+            return None
+        probe_ms = min(holder.heard_ms for holder in self._holders.values()) + PROBE_MS
+        return min(probe_ms, self._rotate_ms) if self._is_contended() and self._rotate_ms else probe_ms
+
+    def on_time(self, now_ms: int) -> None:
+        """Move remainders on, and look after silent queues; `grants` then says what follows."""
+        if self._is_contended() and now_ms >= self._rotate_ms:
+            self._turn += 1
+            self._rotate_ms = now_ms + ROTATE_MS
+        for holder in self._holders.values():
+            if holder.heard_ms + PROBE_MS <= now_ms:
+                holder.heard_ms = now_ms
+                holder.is_behind = True
+
+    def _grant(self, holder: Holder, allowed: int, now_ms: int, *, again: bool) -> tuple[str, PermitsGranted] | None:
+        if allowed != holder.allowed or not holder.number:
+            # Time-based, so that numbers also grow from one life of this actor to the next.
+            self._number = holder.number = max(self._number + 1, now_ms)
+            if allowed < 0 or (0 <= holder.ceiling < allowed):
+                holder.ceiling = allowed
+            holder.allowed = allowed
+        elif not (holder.is_behind or again):
+            return None
+        holder.is_behind = False
+        return holder.queue, PermitsGranted(self._tenant, allowed, self._weight, holder.number)
+
+    def _targets(self, holders: list[Holder]) -> dict[str, int]:
+        """Return how many slots each queue should have."""
+        order = self._in_turn(holders)
+        fair = dict.fromkeys((holder.queue for holder in order), 0)
+        left = self.concurrency
+        by_want = sorted(order, key=lambda holder: holder.want)  # stable, so turns decide among equals
+        for position, holder in enumerate(by_want):
+            part = min(left // (len(by_want) - position), holder.want)
+            fair[holder.queue] = part if part == holder.want else part - part % holder.step
+            left -= fair[holder.queue]
+        wanting = order
+        while wanting:  # remainders: one task's slots to each in turn, until nobody can use what is left
+            wanting = [h for h in wanting if 0 < min(h.step, h.want - fair[h.queue]) <= left]
+            for holder in wanting:
+                more = min(holder.step, holder.want - fair[holder.queue])
+                if more <= left:
+                    fair[holder.queue] += more
+                    left -= more
+        for holder in order:  # what nobody wants now stays where it is ...
+            kept = min(max(holder.allowed - fair[holder.queue], 0), left)
+            fair[holder.queue] += kept
+            left -= kept
+        for position, holder in enumerate(order):  # ... or waits where it may be wanted
+            part = left // (len(order) - position)
+            fair[holder.queue] += part
+            left -= part
+        return fair
+
+    def _in_turn(self, holders: list[Holder]) -> list[Holder]:
+        first = self._turn % len(holders) if holders else 0
+        return holders[first:] + holders[:first]
+
+    def _is_contended(self) -> bool:
+        return len(self._holders) > 1 and sum(holder.want for holder in self._holders.values()) > self.concurrency

@@ -1,0 +1,192 @@
+"""The tenant actor: who may. Admission by rate and quota, and the tenant's concurrency over all its queues.
+
+Its settings are kept by the tenant's home shard, its usage is reported by all shards; both are asked for when it starts,
+and requests wait until the settings are there. A quota counts what shards have reported as waiting plus what was admitted
+since, so it is exact but for reports under way.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Final, assert_never
+
+from ..runtime.actor import Actor, Turn
+from ..runtime.bus import Refusal
+from . import messages as m
+from .addresses import shard_address
+from .limits import TokenBucket
+from .shares import PermitShares
+
+HELD_MAX: Final = 1_024  # requests that wait for the settings
+QUEUES_MAX: Final = 10_000  # queues that may hold permits
+ADMITTED_MS: Final = 5_000  # what was admitted is in the shards, and reported, after so long
+RECOVERY_MS: Final = 6_000  # after so long every queue that holds permits has told of them
+QUOTA_RETRY_MS: Final = 1_000
+ASK_AGAIN_MS: Final = 1_000  # settings that did not arrive are asked for again, doubling ...
+ASK_AGAIN_MAX_MS: Final = 30_000  # ... up to this
+
+
+class TenantActor(Actor[m.TenantMessage]):
+    """One tenant. `shards`: how many there are."""
+
+    def __init__(self, tenant: str, shards: int) -> None:
+        self._tenant = tenant
+        self._shards = shards
+        self._config: m.TenantConfig | None = None
+        self._bucket: TokenBucket | None = None
+        self._held: list[tuple[str, int, m.AdmitTasks | m.ReadTenant]] = []  # (sender, request, message)
+        self._usage: dict[int, tuple[int, int, int]] = {}  # by shard: (waiting, running, when reported)
+        self._admitted: deque[tuple[int, int]] = deque()  # (when, how many) not yet in every report
+        self._admitted_count = 0
+        self._permits = PermitShares(tenant)
+        self._recovered_ms = 0
+        self._ask_at_ms = 0
+        self._ask_after_ms = ASK_AGAIN_MS
+
+    def started(self, turn: Turn) -> None:
+        self._recovered_ms = turn.now_ms + RECOVERY_MS
+        self._ask_shards(turn)
+
+    def handle(self, message: m.TenantMessage, turn: Turn) -> None:
+        match message:
+            case m.AdmitTasks() | m.ReadTenant():
+                if self._config is None:
+                    self._hold(message, turn)
+                else:
+                    self._answer(turn.sender, turn.request, message, self._config, turn)
+            case m.ReportUsage():
+                self._usage[message.shard] = (message.waiting, message.running, turn.now_ms)
+                self._forget_admitted(turn.now_ms)
+                if turn.now_ms < self._recovered_ms:
+                    self._share(turn)
+            case m.WantPermits():
+                if len(self._permits) < QUEUES_MAX or message.queue in self._permits:
+                    self._permits.report(message, turn.now_ms)
+                    self._share(turn)
+            case m.ConfigureTenant():
+                self._configure(message.config, turn)
+            case _:
+                assert_never(message)
+
+    def due_ms(self) -> int | None:
+        if self._config is None:
+            return self._ask_at_ms
+        due = self._permits.due_ms()
+        if due is not None and self._reserved():
+            due = min(due, self._recovered_ms)
+        return due
+
+    def on_time(self, turn: Turn) -> None:
+        if self._config is None:
+            if self._ask_at_ms <= turn.now_ms:
+                self._ask_shards(turn)
+            return
+        self._permits.on_time(turn.now_ms)
+        self._share(turn)
+
+    # -- settings ------------------------------------------------------------------------------------------------------
+
+    def _ask_shards(self, turn: Turn) -> None:
+        for shard in range(self._shards):
+            turn.send(shard_address(shard), m.TenantStarted(self._tenant))
+        self._ask_at_ms = turn.now_ms + self._ask_after_ms
+        self._ask_after_ms = min(2 * self._ask_after_ms, ASK_AGAIN_MAX_MS)
+
+    def _configure(self, config: m.TenantConfig, turn: Turn) -> None:
+        before, self._config = self._config, config
+        if not config.rate:
+            self._bucket = None
+        elif self._bucket is None:
+            self._bucket = TokenBucket(
+                config.rate, max(config.rate_per_ms, 1), now_ms=turn.now_ms, burst=config.burst
+            )  # fmt: skip
+        elif before is None or (config.rate, config.rate_per_ms, config.burst) != (
+            before.rate, before.rate_per_ms, before.burst
+        ):  # fmt: skip
+            self._bucket = self._bucket.changed(
+                config.rate, max(config.rate_per_ms, 1), now_ms=turn.now_ms, burst=config.burst
+            )  # fmt: skip
+        self._permits.concurrency = config.concurrency
+        held, self._held = self._held, []
+        for sender, request, message in held:
+            self._answer(sender, request, message, config, turn)
+        self._share(turn)
+        turn.reply(m.TenantConfigured(config))
+
+    def _hold(self, message: m.AdmitTasks | m.ReadTenant, turn: Turn) -> None:
+        """Keep a request until the settings are there; the caller's own time-out bounds how long that matters."""
+        if not turn.request:
+            return
+        if len(self._held) >= HELD_MAX:
+            text = f"tenant {self._tenant!r} is starting and {HELD_MAX} requests wait for it already; retry in 200 ms"
+            turn.reply(Refusal("overloaded", text, retry_after_ms=200))
+        else:
+            self._held.append((turn.sender, turn.request, message))
+
+    # -- admission -------------------------------------------------------------------------------------------------------
+
+    def _answer(
+        self, sender: str, request: int, message: m.AdmitTasks | m.ReadTenant, config: m.TenantConfig, turn: Turn
+    ) -> None:  # fmt: skip
+        if isinstance(message, m.AdmitTasks):
+            answer: object = self._admit(message.count, config, turn.now_ms)
+        else:
+            waiting = sum(waiting for waiting, _, _ in self._usage.values())
+            running = sum(running for _, running, _ in self._usage.values())
+            tokens = -1 if self._bucket is None else self._bucket.tokens(turn.now_ms)
+            answer = m.TenantRead(config, waiting, running, tokens)
+        if request:
+            turn.send(sender, answer, request=request)
+
+    def _admit(self, count: int, config: m.TenantConfig, now_ms: int) -> m.TasksAdmitted | Refusal:
+        """Admit all of a batch or nothing of it. A batch larger than the bucket passes when the bucket is full, and
+        leaves it in debt."""
+        if config.max_pending:
+            self._forget_admitted(now_ms)
+            waiting = sum(waiting for waiting, _, _ in self._usage.values()) + self._admitted_count
+            if waiting + count > config.max_pending:
+                text = (
+                    f"tenant {self._tenant!r} may have {config.max_pending} tasks waiting; {waiting} wait and "
+                    f"{count} more were asked for"
+                )
+                hopeless = count > config.max_pending
+                return Refusal("quota_exceeded", text, retry_after_ms=-1 if hopeless else QUOTA_RETRY_MS)
+        bucket = self._bucket
+        if bucket is not None:
+            wait_ms = bucket.wait_ms(count, now_ms)
+            if wait_ms:
+                text = (
+                    f"tenant {self._tenant!r} may submit {bucket.count} tasks per {bucket.per_ms} ms, {bucket.burst} at "
+                    f"once; {count} were asked for and {bucket.tokens(now_ms)} are left; retry in {wait_ms} ms"
+                )
+                return Refusal("rate_limited", text, retry_after_ms=wait_ms)
+            bucket.take(count, now_ms)
+        if config.max_pending:
+            self._admitted_count += count
+            if self._admitted and self._admitted[-1][0] == now_ms:
+                count += self._admitted.pop()[1]
+            self._admitted.append((now_ms, count))
+        return m.TasksAdmitted(count)
+
+    def _forget_admitted(self, now_ms: int) -> None:
+        """What was admitted counts until every shard that ever reported has reported since, or for `ADMITTED_MS`:
+        a shard with nothing new is silent."""
+        admitted = self._admitted
+        if not admitted:
+            return
+        reported_ms = min((at_ms for _, _, at_ms in self._usage.values()), default=0)
+        while admitted and (admitted[0][0] < reported_ms or admitted[0][0] + ADMITTED_MS <= now_ms):
+            self._admitted_count -= admitted.popleft()[1]
+
+    # -- concurrency -----------------------------------------------------------------------------------------------------
+
+    def _share(self, turn: Turn) -> None:
+        if self._config is None:
+            return
+        reserved = self._reserved() if turn.now_ms < self._recovered_ms else 0
+        for queue, grant in self._permits.grants(max(self._config.weight, 1), turn.now_ms, reserved=reserved):
+            turn.send(queue, grant)
+
+    def _reserved(self) -> int:
+        """Return how many tasks run in queues that have not told of them since this actor began."""
+        return max(sum(running for _, running, _ in self._usage.values()) - self._permits.running, 0)

@@ -1,0 +1,116 @@
+"""The worker actor: whether one session is alive.
+
+It hears the session's heartbeats and tells the shards that hold leases of it, and the queues it served, when it ends. An
+end is final: a heartbeat that comes later is answered with SessionEnded, and the worker begins a new session. A session is
+not blamed for a node that stood still: then its heartbeats could not be read, and it gets another interval.
+"""
+
+from __future__ import annotations
+
+from typing import Final, assert_never
+
+from ..runtime.actor import Actor, Turn
+from ..runtime.bus import Refusal
+from . import messages as m
+from .addresses import session_address
+
+DEAD_AFTER_MS: Final = 30_000
+REMEMBERED_MS: Final = 600_000  # an ended session is answered for so long
+_WATCHERS_MAX: Final = 4_096
+_QUEUES_MAX: Final = 1_024
+_DEFAULT_INTERVAL_MS: Final = 10_000
+
+
+class WorkerActor(Actor[m.WorkerMessage]):
+    """One worker session. `finished`: it ended long ago, or nobody ever heard or asked of it; a node may forget it."""
+
+    def __init__(self, session: str, *, dead_after_ms: int = DEAD_AFTER_MS) -> None:
+        self._session = session
+        self._dead_after_ms = dead_after_ms
+        self._heartbeat: m.Heartbeat | None = None
+        self._heard_ms = 0
+        self._deadline_ms = 0  # when it counts as silent, or when it may be forgotten once it has ended
+        self._ended = ""  # the reason
+        self._watchers: dict[str, None] = {}  # shards, in order of asking
+        self._queues: dict[str, None] = {}  # queues it served
+        self._is_forgettable = False
+
+    @property
+    def finished(self) -> bool:
+        """Tell whether the node may forget this actor."""
+        return self._is_forgettable or not (self._ended or self._heartbeat or self._watchers)
+
+    def started(self, turn: Turn) -> None:
+        self._heard_ms = turn.now_ms
+        self._deadline_ms = turn.now_ms + self._dead_after_ms
+
+    def handle(self, message: m.WorkerMessage, turn: Turn) -> None:
+        match message:
+            case m.Heartbeat():
+                self._beat(message, turn)
+            case m.WatchSession():
+                self._watch(message, turn)
+            case m.WorkerLeft():
+                self._end("left", turn)
+            case m.ReadWorker():
+                self._read(turn)
+            case _:
+                assert_never(message)
+
+    def due_ms(self) -> int | None:
+        if self._is_forgettable or not (self._ended or self._heartbeat or self._watchers):
+            return None
+        return self._deadline_ms
+
+    def on_time(self, turn: Turn) -> None:
+        if turn.now_ms < self._deadline_ms:
+            return
+        if self._ended:
+            self._is_forgettable = True
+        elif turn.now_ms - self._deadline_ms > self._interval_ms:
+            self._deadline_ms = turn.now_ms + self._interval_ms  # this node stood still, not the session
+        else:
+            self._end("silent", turn)
+
+    @property
+    def _interval_ms(self) -> int:
+        return self._heartbeat.interval_ms if self._heartbeat else _DEFAULT_INTERVAL_MS
+
+    def _beat(self, message: m.Heartbeat, turn: Turn) -> None:
+        if self._ended:
+            turn.send(session_address(self._session), m.SessionEnded(self._session, self._ended))
+            return
+        self._heartbeat = message
+        self._heard_ms = turn.now_ms
+        self._deadline_ms = turn.now_ms + self._dead_after_ms
+        for queue in message.queues:
+            if len(self._queues) < _QUEUES_MAX:
+                self._queues[queue] = None
+
+    def _watch(self, message: m.WatchSession, turn: Turn) -> None:
+        if self._ended:
+            turn.send(message.shard, m.SessionEnded(self._session, self._ended))
+            return
+        if not (self._heartbeat or self._watchers):
+            self._deadline_ms = turn.now_ms + self._dead_after_ms  # from now on somebody waits for a sign of life
+        assert len(self._watchers) < _WATCHERS_MAX
+        self._watchers[message.shard] = None
+
+    def _end(self, reason: str, turn: Turn) -> None:
+        if self._ended:
+            return
+        self._ended = reason
+        self._deadline_ms = turn.now_ms + REMEMBERED_MS
+        message = m.SessionEnded(self._session, reason)
+        for address in (*self._watchers, *self._queues):
+            turn.send(address, message)
+        self._watchers.clear()
+
+    def _read(self, turn: Turn) -> None:
+        if self._heartbeat is None or self._ended == "left":
+            what = "has left" if self._ended else "has not been heard of"
+            turn.reply(Refusal("not_found", f"worker session {self._session!r} {what}"))
+            return
+        silent = self._ended or turn.now_ms - self._heard_ms > 2 * self._interval_ms
+        state = "silent" if silent else "draining" if self._heartbeat.draining else "alive"
+        turn.reply(m.WorkerRead(self._heartbeat, state, self._heard_ms))

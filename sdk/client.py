@@ -1,0 +1,479 @@
+"""The client: submit tasks, wait for them, look at them, steer queues and tenants.
+
+    async with Client() as client:
+        task = await client.submit(send_receipt, order_id=42, delay="10m")
+        print(await task.result())
+
+It speaks to a scheduler over its local socket, or in the same process straight to its gateway; nothing differs but the
+channel. A client belongs to one tenant and to one event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
+from typing import Any, Final, Generic, TypeVar, overload
+
+import msgspec
+
+from ..actors.addresses import check_name
+from ..actors.messages import (
+    CancelTasks,
+    PurgeTasks,
+    QueueConfig,
+    QueueConfigured,
+    RetryTasks,
+    TasksAnswered,
+    TenantConfig,
+    TenantConfigured,
+    WorkerRead,
+)
+from ..actors.states import State
+from ..runtime.bus import Refusal
+from ..runtime.clock import Clock, SystemClock
+from ..runtime.ids import from_text, to_text
+from ..runtime.rng import Rng
+from ..transports import api
+from .channel import Channel, open_channel
+from .client_spec import Options, Spec, SpecMaker
+from .client_submit import BulkResult, Submitter
+from .client_views import TaskInfo, WhyInfo, decoded, error_of_end, info_of, state_label, why_of
+from .client_watch import Watcher
+from .durations import Span, parse_rate, parse_span
+from .errors import NotIdleError, ResultTimeoutError, TaskNotFoundError, error_of
+from .handler import Handler
+from .options import InvalidOptionError
+from .payload import Packer
+
+R = TypeVar("R")
+_CHUNK: Final = 500  # ids in one request
+_PAGE: Final = 200
+
+
+class Task(Generic[R]):
+    """A submitted task. `existing`: a task of the same dedupe key was there already, and this is it."""
+
+    __slots__ = ("_client", "_handler", "existing", "handler", "number")
+
+    def __init__(self, client: Client, number: int, *, handler: Handler[..., R] | str = "", existing: bool = False) -> None:
+        self._client = client
+        self._handler = None if isinstance(handler, str) else handler
+        self.handler = handler if isinstance(handler, str) else handler.name
+        self.number = number
+        self.existing = existing
+
+    @property
+    def id(self) -> str:
+        """13 characters."""
+        return to_text(self.number)
+
+    async def result(self, timeout: Span | None = None) -> R:
+        """Wait for the task to complete and return its result.
+
+        Raises: TaskFailedError, TaskCancelledError, TaskExpiredError, TaskSkippedError; ResultTimeoutError if it is not
+        over within `timeout`; TaskNotFoundError if it was purged.
+        """
+        data = await self._client._result(self.number, timeout)
+        if self._handler is not None:
+            return self._handler.decode_result(data)
+        result: R = decoded(data)
+        return result
+
+    async def status(self) -> str:
+        """Return the name of its state."""
+        return (await self._client.get(self)).state
+
+    async def info(self) -> TaskInfo:
+        """Return all that is known of it."""
+        return await self._client.get(self)
+
+    async def cancel(self, reason: str = "") -> str:
+        """End it before it is done. Returns: `cancelled`, `cancelling` (it runs and was told), or `ended`."""
+        return await self._client.cancel(self, reason=reason)
+
+    async def retry(self) -> str:
+        """Queue it again if it has ended. Returns: `retried`, or `alive`."""
+        return await self._client.retry(self)
+
+    async def logs(self, attempt: int = 0) -> str:
+        """Return its captured output, of one attempt or of all."""
+        return await self._client.logs(self, attempt=attempt)
+
+    async def why(self) -> WhyInfo:
+        """Return why it is where it is."""
+        return await self._client.why(self)
+
+    def __repr__(self) -> str:
+        return f"<task {self.id}{' ' + self.handler if self.handler else ''}>"
+
+
+class Page(msgspec.Struct, frozen=True):
+    """One page of a list. `next_before`: the id to go on below, empty at the end."""
+
+    tasks: list[TaskInfo]
+    next_before: str
+
+
+class Client:
+    """An async client of a scheduler.
+
+    `address`: the path of its socket; by default what FOLIOT_ADDRESS says, else `./foliot.sock`. `channel`: a gateway in
+    this process, instead of an address. `connect_timeout`: how long to wait for a scheduler that is about to start.
+    """
+
+    def __init__(
+        self,
+        address: str | None = None,
+        *,
+        channel: Channel | None = None,
+        tenant: str = "default",
+        connect_timeout: Span = 0,
+        timeout: Span = 30,
+        clock: Clock | None = None,
+        rng: Rng | None = None,
+    ) -> None:
+        self.tenant = check_name("tenant", tenant)
+        self._clock = clock or SystemClock()
+        self._timeout_ms = parse_span(timeout, what="timeout")
+        connect_timeout_ms = parse_span(connect_timeout, what="connect_timeout")
+        self._channel = channel or open_channel(address, clock=self._clock, connect_timeout_ms=connect_timeout_ms)
+        self._specs = SpecMaker(self._clock)
+        self._submitter = Submitter(self._channel, tenant, clock=self._clock, rng=rng or Rng.of_the_system())
+        self._watcher = Watcher(self._channel, tenant, clock=self._clock)
+
+    async def __aenter__(self) -> Client:
+        await self.hello()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Finish submissions under way, then let go of the connection."""
+        await self._submitter.close()
+        await self._watcher.close()
+        await self._channel.close()
+
+    async def _ask(self, message: Any, expected: type[R], *, timeout_ms: int | None = None) -> R:
+        answer = await self._channel.request(message, timeout_ms=timeout_ms or self._timeout_ms)
+        if isinstance(answer, Refusal):
+            raise error_of(answer)
+        assert isinstance(answer, expected), f"{type(answer).__name__} answered {type(message).__name__}"
+        return answer
+
+    async def hello(self) -> api.Welcome:
+        """Ask who is there. Raises: NotRunningError, VersionError."""
+        return await self._ask(api.Hello(), api.Welcome)
+
+    # -- submitting ------------------------------------------------------------------------------------------------
+
+    @overload
+    async def submit(self, handler: Handler[..., R], /, *args: Any, **kwargs: Any) -> Task[R]: ...
+    @overload
+    async def submit(self, handler: str, /, *args: Any, **kwargs: Any) -> Task[Any]: ...
+    async def submit(self, handler: Handler[..., Any] | str, /, *args: Any, **kwargs: Any) -> Task[Any]:
+        """Submit one task; it is durable when this returns.
+
+        `args`, `kwargs`: the handler's arguments, and options: queue, priority, delay, at, dedupe_key, key, on_conflict,
+        max_attempts, timeout, past ("run" or "refuse" what is due in the past). An option's name that the handler has as
+        a parameter belongs to the handler; use `submit_with` then. A handler may be named by text; its arguments are
+        checked by the worker then.
+        Raises: PayloadError, InvalidOptionError, DuplicateTaskError, OverloadedError, RateLimitedError, ...
+        """
+        return await self.submit_spec(self._specs.make(handler, args, kwargs), handler)
+
+    async def submit_with(
+        self, handler: Handler[..., R] | str, arguments: dict[str, Any], options: Options | None = None
+    ) -> Task[R]:
+        """Submit one task whose arguments and options are told apart."""
+        return await self.submit_spec(self._specs.make_with(handler, (), arguments, options or Options()), handler)
+
+    async def submit_spec(self, spec: Spec, handler: Handler[..., Any] | str = "") -> Task[Any]:
+        """Submit what `spec` made."""
+        number, existing = await self._submitter.one(spec)
+        return Task(self, number, handler=handler or spec.template.handler, existing=existing)
+
+    def spec(self, handler: Handler[..., Any] | str, /, *args: Any, **kwargs: Any) -> Spec:
+        """Return a task to submit later with `submit_many`; arguments and options as for `submit`."""
+        return self._specs.make(handler, args, kwargs)
+
+    def spec_with(self, handler: Handler[..., Any] | str, arguments: dict[str, Any], options: Options) -> Spec:
+        """Return a task to submit later, whose arguments and options are told apart."""
+        return self._specs.make_with(handler, (), arguments, options)
+
+    async def submit_many(
+        self,
+        specs: Iterable[Spec] | AsyncIterable[Spec],
+        *,
+        progress: Callable[[int], object] | None = None,
+        ids: bool = False,
+        batch: int = 500,
+        in_flight: int = 8,
+        patience: Span = 60,
+    ) -> BulkResult:
+        """Submit any number of tasks in bounded memory.
+
+        `progress`: called with how many were answered so far. `ids`: keep the ids, by position. `patience`: how long to
+        go on while nothing at all is accepted, because the scheduler is overloaded or away.
+        Raises: BulkStoppedError.
+        """
+        return await self._submitter.many(
+            specs, progress=progress, keep_ids=ids, batch=batch, in_flight=in_flight,
+            patience_ms=parse_span(patience, what="patience"),
+        )  # fmt: skip
+
+    # -- looking ---------------------------------------------------------------------------------------------------
+
+    def task(self, task: str | int) -> Task[Any]:
+        """Return a handle on a task that was submitted earlier. Raises: InvalidIdError."""
+        return Task(self, number_of(task))
+
+    async def get(self, task: Task[Any] | str | int) -> TaskInfo:
+        """Return all that is known of a task. Raises: TaskNotFoundError."""
+        number = number_of(task)
+        found = await self._ask(api.GetTasks(self.tenant, [number]), api.TasksFound)
+        if not found.tasks:
+            raise TaskNotFoundError(to_text(number), self.tenant)
+        return info_of(found.tasks[0])
+
+    async def get_many(self, tasks: Iterable[Task[Any] | str | int]) -> Sequence[TaskInfo]:
+        """Return what is known of many tasks, in order; missing ones are left out."""
+        numbers = [number_of(task) for task in tasks]
+        infos: Sequence[TaskInfo] = []
+        for start in range(0, len(numbers), _CHUNK):
+            found = await self._ask(api.GetTasks(self.tenant, numbers[start : start + _CHUNK]), api.TasksFound)
+            infos = [*infos, *map(info_of, found.tasks)]
+        return infos
+
+    async def page(
+        self,
+        *,
+        states: Iterable[str] = (),
+        queue: str = "",
+        handler: str = "",
+        before: str = "",
+        limit: int = 100,
+        all_tenants: bool = False,
+    ) -> Page:
+        """Return one page of tasks, newest first."""
+        message = api.ListTasks(
+            tenant="" if all_tenants else self.tenant,
+            states=[_state_number(state) for state in states],
+            queue=queue,
+            handler=handler,
+            before=from_text(before) if before else 0,
+            limit=limit,
+        )
+        listed = await self._ask(message, api.TasksListed)
+        next_before = to_text(listed.next_before) if listed.next_before else ""
+        return Page([info_of(view) for view in listed.tasks], next_before)
+
+    async def result(self, task: Task[Any] | str | int, timeout: Span | None = None) -> Any:
+        """Wait for a task and return its result; see `Task.result`."""
+        if isinstance(task, Task):
+            return await task.result(timeout)
+        return decoded(await self._result(number_of(task), timeout))
+
+    async def _result(self, number: int, timeout: Span | None) -> bytes:
+        timeout_ms = None if timeout is None else parse_span(timeout, what="timeout")
+        end = await self._watcher.end_of(number, timeout_ms)
+        if end is None:
+            raise ResultTimeoutError(to_text(number), timeout_ms or 0)
+        error = error_of_end(end, self.tenant)
+        if error is not None:
+            raise error
+        return end.result
+
+    async def wait(self, task: Task[Any] | str | int, timeout: Span | None = None) -> str:
+        """Wait for a task to end in any way. Returns: the name of its state. Raises: ResultTimeoutError."""
+        number = number_of(task)
+        timeout_ms = None if timeout is None else parse_span(timeout, what="timeout")
+        end = await self._watcher.end_of(number, timeout_ms)
+        if end is None:
+            raise ResultTimeoutError(to_text(number), timeout_ms or 0)
+        if not end.state:
+            raise TaskNotFoundError(to_text(number), self.tenant)
+        return state_label(end.state)
+
+    async def logs(self, task: Task[Any] | str | int, *, attempt: int = 0) -> str:
+        """Return a task's captured output, of one attempt or of all. Raises: NotFoundError."""
+        read = await self._ask(api.ReadLogs(self.tenant, number_of(task), attempt), api.LogsRead)
+        return b"".join([part.text for part in read.parts]).decode(errors="replace")
+
+    async def why(self, task: Task[Any] | str | int) -> WhyInfo:
+        """Return why a task does not run, or where it is. Raises: TaskNotFoundError."""
+        number = number_of(task)
+        read = await self._ask(api.WhyTasks(self.tenant, [number]), api.WhyRead)
+        if read.tasks[0].reason == "not_found":
+            raise TaskNotFoundError(to_text(number), self.tenant)
+        return why_of(read.tasks[0])
+
+    # -- steering tasks --------------------------------------------------------------------------------------------
+
+    async def cancel(self, task: Task[Any] | str | int, *, reason: str = "") -> str:
+        """End a task before it is done. Returns: `cancelled` (it never started), `cancelling` (it runs and was told), or
+        `ended` (too late). Raises: TaskNotFoundError."""
+        return self._one(task, await self.cancel_many([task], reason=reason))
+
+    async def cancel_many(self, tasks: Iterable[Task[Any] | str | int], *, reason: str = "") -> Sequence[str]:
+        """Cancel many; returns a word for each, `not_found` among them."""
+        return await self._command(tasks, lambda ids: CancelTasks(self.tenant, ids, reason))
+
+    async def retry(self, task: Task[Any] | str | int, *, payload: dict[str, Any] | None = None) -> str:
+        """Queue an ended task again, its attempts counted anew. `payload`: arguments that replace the old ones.
+        Returns: `retried`, or `alive` if it has not ended. Raises: TaskNotFoundError."""
+        data = None if payload is None else Packer().pack(payload)
+        return self._one(task, await self._command([task], lambda ids: RetryTasks(self.tenant, ids, data)))
+
+    async def retry_many(self, tasks: Iterable[Task[Any] | str | int]) -> Sequence[str]:
+        """Retry many; returns a word for each, `not_found` among them."""
+        return await self._command(tasks, lambda ids: RetryTasks(self.tenant, ids))
+
+    async def purge(self, task: Task[Any] | str | int) -> str:
+        """Delete an ended task for good. Returns: `purged` or `alive`. Raises: TaskNotFoundError."""
+        return self._one(task, await self.purge_many([task]))
+
+    async def purge_many(self, tasks: Iterable[Task[Any] | str | int]) -> Sequence[str]:
+        """Purge many; returns a word for each, `not_found` among them."""
+        return await self._command(tasks, lambda ids: PurgeTasks(self.tenant, ids))
+
+    async def _command(
+        self, tasks: Iterable[Task[Any] | str | int], make: Callable[[Any], CancelTasks | RetryTasks | PurgeTasks]
+    ) -> Sequence[str]:
+        numbers = [number_of(task) for task in tasks]
+        outcomes: Sequence[str] = []
+        for start in range(0, len(numbers), _CHUNK):
+            answered = await self._ask(make(numbers[start : start + _CHUNK]), TasksAnswered)
+            outcomes = [*outcomes, *answered.outcomes]
+        return outcomes
+
+    def _one(self, task: Task[Any] | str | int, outcomes: Sequence[str]) -> str:
+        if outcomes[0] == "not_found":
+            raise TaskNotFoundError(to_text(number_of(task)), self.tenant)
+        return outcomes[0]
+
+    # -- queues, workers, tenants ----------------------------------------------------------------------------------
+
+    async def queues(self) -> Sequence[api.QueueView]:
+        """Return all queues that are known."""
+        return (await self._ask(api.ListQueues(), api.QueuesListed)).queues
+
+    async def pause_queue(self, queue: str, *, pool: str = "default", by: str = "", why: str = "") -> QueueConfig:
+        """Start nothing more from a queue until it is resumed."""
+        return await self._set_queue(api.SetQueue(queue, pool, paused=True, by=by, why=why))
+
+    async def resume_queue(self, queue: str, *, pool: str = "default") -> QueueConfig:
+        return await self._set_queue(api.SetQueue(queue, pool, paused=False))
+
+    async def limit_queue(
+        self,
+        queue: str,
+        *,
+        pool: str = "default",
+        concurrency: int | None = None,
+        max_waiting: int | None = None,
+        ageing: Span | None = None,
+    ) -> QueueConfig:
+        """Change a queue's limits; what is None stays as it is, 0 means no limit. `concurrency`: slots running at once.
+        `max_waiting`: submissions beyond it are refused. `ageing`: waiting this long raises a task by one priority."""
+        ageing_ms = None if ageing is None else parse_span(ageing, what="ageing")
+        return await self._set_queue(api.SetQueue(queue, pool, concurrency, max_waiting, ageing_ms))
+
+    async def _set_queue(self, message: api.SetQueue) -> QueueConfig:
+        return (await self._ask(message, QueueConfigured)).config
+
+    async def workers(self) -> Sequence[WorkerRead]:
+        """Return all worker sessions."""
+        return (await self._ask(api.ListWorkers(), api.WorkersListed)).workers
+
+    async def tenants(self) -> Sequence[api.TenantView]:
+        """Return all tenants that are known."""
+        return (await self._ask(api.ListTenants(), api.TenantsListed)).tenants
+
+    async def configure_tenant(
+        self,
+        tenant: str | None = None,
+        *,
+        weight: int | None = None,
+        rate: str | tuple[int, Span] | None = None,
+        burst: int | None = None,
+        max_pending: int | None = None,
+        concurrency: int | None = None,
+    ) -> TenantConfig:
+        """Change a tenant's limits (default: the client's own); what is None stays as it is, 0 means no limit.
+
+        `weight`: its share of contended queues. `rate`: admissions, such as "1000/min", or "none". `burst`: how many
+        at once. `max_pending`: waiting tasks. `concurrency`: slots running at once.
+        """
+        count, per_ms = None, None
+        if rate == "none":
+            count = 0
+        elif rate is not None:
+            count, per_ms = parse_rate(rate, what="rate")
+        message = api.SetTenant(tenant or self.tenant, weight, count, per_ms, burst, max_pending, concurrency)
+        return (await self._ask(message, TenantConfigured)).config
+
+    # -- the whole -------------------------------------------------------------------------------------------------
+
+    async def verify(self) -> api.LedgerVerified:
+        """Compare all counts of what was accepted, what ended and what is alive. See `transports.balance`."""
+        return await self._ask(api.Verify(), api.LedgerVerified, timeout_ms=max(self._timeout_ms, 120_000))
+
+    async def stats(self) -> api.StatsRead:
+        """Return what waits and runs, and what the node tells about itself."""
+        return await self._ask(api.ReadStats(), api.StatsRead)
+
+    async def wait_until_idle(self, timeout: Span | None = None, *, all_tenants: bool = False) -> None:
+        """Wait until no task of the tenant waits (scheduled ones included) or runs. Raises: NotIdleError."""
+        timeout_ms = None if timeout is None else parse_span(timeout, what="timeout")
+        started_ns = self._clock.mono_ns()
+        pause_ms = 2
+        while True:
+            tallies = [at for at in (await self.stats()).tallies if all_tenants or at.tenant == self.tenant]
+            waiting, running = sum(at.waiting for at in tallies), sum(at.running for at in tallies)
+            if not waiting and not running:
+                return
+            if timeout_ms is not None and (self._clock.mono_ns() - started_ns) // 1_000_000 >= timeout_ms:
+                raise NotIdleError(waiting, running, timeout_ms)
+            await asyncio.sleep(pause_ms / 1000)
+            pause_ms = min(pause_ms * 2, 50)
+
+    # Last in the class: below this line the name `list` means the method to a type checker.
+    async def list(
+        self,
+        *,
+        states: Iterable[str] = (),
+        queue: str = "",
+        handler: str = "",
+        before: str = "",
+        limit: int | None = None,
+        all_tenants: bool = False,
+    ) -> AsyncIterator[TaskInfo]:
+        """Go through tasks, newest first, page by page. `limit`: at most so many."""
+        states = tuple(states)
+        left = limit
+        while left is None or left > 0:
+            size = _PAGE if left is None else min(left, _PAGE)
+            page = await self.page(
+                states=states, queue=queue, handler=handler, before=before, limit=size, all_tenants=all_tenants
+            )
+            for info in page.tasks:
+                yield info
+            left = None if left is None else left - len(page.tasks)
+            before = page.next_before
+            if not before:
+                return
+
+
+def number_of(task: Task[Any] | str | int) -> int:
+    """Return the number of a task, of its text form, or of a handle. Raises: InvalidIdError."""
+    if isinstance(task, Task):
+        return task.number
+    return task if isinstance(task, int) else from_text(task)
+
+
+def _state_number(label: str) -> int:
+    state = State.__members__.get(label.upper())
+    if state is None:
+        raise InvalidOptionError("state", label, ", ".join(state.label for state in State))
+    return int(state)
