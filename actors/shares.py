@@ -14,6 +14,7 @@ from typing import Final
 from .messages import PermitsGranted, WantPermits
 
 ROTATE_MS: Final = 2_000  # remainders move on
+QUEUES_MAX: Final = 10_000
 PROBE_MS: Final = 15_000  # a queue silent for so long is asked whether it still holds what it was granted
 _BOUNDLESS: Final = 1 << 60  # what a queue without a limit may hold
 
@@ -54,9 +55,6 @@ class PermitShares:
     def __len__(self) -> int:
         return len(self._holders)
 
-    def __contains__(self, queue: str) -> bool:
-        return queue in self._holders
-
     @property
     def running(self) -> int:
         """Slots that run, as far as queues have said."""
@@ -64,8 +62,11 @@ class PermitShares:
 
     def report(self, message: WantPermits, now_ms: int) -> None:
         """Take what a queue says of itself."""
+        self._number = max(self._number, message.number)
         holder = self._holders.get(message.queue)
         if holder is None:
+            if len(self._holders) >= QUEUES_MAX and not self._make_room():
+                return  # asked again by the queue, as every question without an answer
             holder = self._holders[message.queue] = Holder(message.queue)
             # It may go by what an earlier life of this tenant's actor granted.
             holder.ceiling = message.allowed if message.number else 0
@@ -82,6 +83,10 @@ class PermitShares:
     def grants(self, weight: int, now_ms: int, *, reserved: int = 0) -> list[tuple[str, PermitsGranted]]:
         """Return what to tell which queue now. `reserved`: slots that run where nobody has told of them yet."""
         weight_changed, self._weight = weight != self._weight, weight
+        if not self._is_contended():
+            self._rotate_ms = 0
+        elif not self._rotate_ms:
+            self._rotate_ms = now_ms + ROTATE_MS
         holders = [self._holders[queue] for queue in sorted(self._holders)]
         if not self.concurrency:
             told = [self._grant(holder, -1, now_ms, again=weight_changed) for holder in holders]
@@ -105,17 +110,25 @@ class PermitShares:
         if not self.concurrency or not self._holders:
             return None
         probe_ms = min(holder.heard_ms for holder in self._holders.values()) + PROBE_MS
-        return min(probe_ms, self._rotate_ms) if self._is_contended() and self._rotate_ms else probe_ms
+        return min(probe_ms, self._rotate_ms) if self._rotate_ms else probe_ms
 
     def on_time(self, now_ms: int) -> None:
         """Move remainders on, and look after silent queues; `grants` then says what follows."""
-        if self._is_contended() and now_ms >= self._rotate_ms:
+        if self._rotate_ms and now_ms >= self._rotate_ms:
             self._turn += 1
             self._rotate_ms = now_ms + ROTATE_MS
         for holder in self._holders.values():
             if holder.heard_ms + PROBE_MS <= now_ms:
                 holder.heard_ms = now_ms
                 holder.is_behind = True
+
+    def _make_room(self) -> bool:
+        """Forget a queue that may run without limit, which only a new limit would have to be told."""
+        for queue, holder in self._holders.items():
+            if holder.allowed < 0:
+                del self._holders[queue]
+                return True
+        return False
 
     def _grant(self, holder: Holder, allowed: int, now_ms: int, *, again: bool) -> tuple[str, PermitsGranted] | None:
         if allowed != holder.allowed or not holder.number:

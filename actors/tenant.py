@@ -18,7 +18,6 @@ from .limits import TokenBucket
 from .shares import PermitShares
 
 HELD_MAX: Final = 1_024  # requests that wait for the settings
-QUEUES_MAX: Final = 10_000  # queues that may hold permits
 ADMITTED_MS: Final = 5_000  # what was admitted is in the shards, and reported, after so long
 RECOVERY_MS: Final = 6_000  # after so long every queue that holds permits has told of them
 QUOTA_RETRY_MS: Final = 1_000
@@ -57,12 +56,11 @@ class TenantActor(Actor[m.TenantMessage]):
             case m.ReportUsage():
                 self._usage[message.shard] = (message.waiting, message.running, turn.now_ms)
                 self._forget_admitted(turn.now_ms)
-                if turn.now_ms < self._recovered_ms:
+                if self._recovered_ms:
                     self._share(turn)
             case m.WantPermits():
-                if len(self._permits) < QUEUES_MAX or message.queue in self._permits:
-                    self._permits.report(message, turn.now_ms)
-                    self._share(turn)
+                self._permits.report(message, turn.now_ms)
+                self._share(turn)
             case m.ConfigureTenant():
                 self._configure(message.config, turn)
             case _:
@@ -72,7 +70,7 @@ class TenantActor(Actor[m.TenantMessage]):
         if self._config is None:
             return self._ask_at_ms
         due = self._permits.due_ms()
-        if due is not None and self._reserved():
+        if due is not None and self._recovered_ms:
             due = min(due, self._recovered_ms)
         return due
 
@@ -81,6 +79,8 @@ class TenantActor(Actor[m.TenantMessage]):
             if self._ask_at_ms <= turn.now_ms:
                 self._ask_shards(turn)
             return
+        if self._recovered_ms <= turn.now_ms:
+            self._recovered_ms = 0
         self._permits.on_time(turn.now_ms)
         self._share(turn)
 
@@ -163,9 +163,8 @@ class TenantActor(Actor[m.TenantMessage]):
             bucket.take(count, now_ms)
         if config.max_pending:
             self._admitted_count += count
-            if self._admitted and self._admitted[-1][0] == now_ms:
-                count += self._admitted.pop()[1]
-            self._admitted.append((now_ms, count))
+            last = self._admitted.pop()[1] if self._admitted and self._admitted[-1][0] == now_ms else 0
+            self._admitted.append((now_ms, last + count))
         return m.TasksAdmitted(count)
 
     def _forget_admitted(self, now_ms: int) -> None:
@@ -183,10 +182,12 @@ class TenantActor(Actor[m.TenantMessage]):
     def _share(self, turn: Turn) -> None:
         if self._config is None:
             return
-        reserved = self._reserved() if turn.now_ms < self._recovered_ms else 0
-        for queue, grant in self._permits.grants(max(self._config.weight, 1), turn.now_ms, reserved=reserved):
+        weight = max(self._config.weight, 1)
+        for queue, grant in self._permits.grants(weight, turn.now_ms, reserved=self._reserved()):
             turn.send(queue, grant)
 
     def _reserved(self) -> int:
         """Return how many tasks run in queues that have not told of them since this actor began."""
+        if not self._recovered_ms:
+            return 0
         return max(sum(running for _, running, _ in self._usage.values()) - self._permits.running, 0)

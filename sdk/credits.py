@@ -18,13 +18,15 @@ TICK_MS: Final = 100  # how often unused credit is looked at, while there is som
 
 class QueueLine:
     """One queue as its worker sees it. `seen`: slots of the bodies received from it in this session; `held`: slots its
-    attempts take now; `free`: its credit."""
+    attempts take now; `free`: its credit; `needs`: where its handlers run (async, thread, process); `cost`: slots of its
+    dearest handler."""
 
-    __slots__ = ("active_until_ms", "address", "free", "held", "last_ms", "needs", "seen", "sent", "since_ms")
+    __slots__ = ("active_until_ms", "address", "cost", "free", "held", "last_ms", "needs", "seen", "sent", "since_ms")
 
-    def __init__(self, address: str, needs: frozenset[str]) -> None:
+    def __init__(self, address: str, needs: frozenset[str] = frozenset({"async"}), cost: int = 1) -> None:
         self.address = address
-        self.needs = needs  # where its handlers run: async, thread, process
+        self.needs = needs
+        self.cost = cost
         self.begin_session()
         self.held = 0
 
@@ -38,13 +40,18 @@ class QueueLine:
         self.since_ms = 0  # since when it has had some
 
 
-def share(free: int, lines: Sequence[QueueLine], rooms: Sequence[int], now_ms: int) -> None:
-    """Set every line's `free`. `rooms`: what each line can use at most, by position."""
+def share(free: int, lines: Sequence[QueueLine], rooms: Sequence[int], now_ms: int, *, slots: int) -> None:
+    """Set every line's `free`. `rooms`: what each line can use at most, by position; `slots`: all there are."""
     count = len(lines)
     if count == 1:
         lines[0].free = max(min(free, rooms[0]), 0)
         return
-    new = _spread(free, lines, rooms, now_ms) if free >= count else _in_turn(max(free, 0), lines, rooms, now_ms)
+    if free >= count:
+        # Of all slots, not of the free ones: so the idle queues' credit does not change with every task that ends.
+        probe = min(max(slots // (8 * count), 1), free // count)
+        new = _spread(free, probe, lines, rooms, now_ms)
+    else:
+        new = _in_turn(max(free, 0), lines, rooms, now_ms)
     for line, credit in zip(lines, new, strict=True):
         if line.free > 0:
             line.last_ms = now_ms
@@ -55,13 +62,12 @@ def share(free: int, lines: Sequence[QueueLine], rooms: Sequence[int], now_ms: i
         line.free = credit
 
 
-def _spread(free: int, lines: Sequence[QueueLine], rooms: Sequence[int], now_ms: int) -> list[int]:
+def _spread(free: int, probe: int, lines: Sequence[QueueLine], rooms: Sequence[int], now_ms: int) -> list[int]:
     """Evenly, but where some lines are at work, the others keep only enough to be noticed."""
     new = [0] * len(lines)
     active = [index for index, line in enumerate(lines) if line.active_until_ms > now_ms]
     idle = [index for index in range(len(lines)) if index not in active]
     if active and idle:
-        probe = max(1, free // (4 * len(lines)))
         for index in idle:
             new[index] = max(min(probe, rooms[index]), 0)
     left = free - sum(new)

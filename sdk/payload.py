@@ -223,7 +223,7 @@ class Shape:
         """Return the arguments by name, defaults filled in. Raises: PayloadError."""
         return msgspec.structs.asdict(self.arguments(payload))
 
-    def caller(self, function: Callable[..., Any]) -> Callable[..., Any]:
+    def caller(self, function: Callable[..., Any], *, takes_context: bool) -> Callable[..., Any]:
         """Return a function of (payload) or (payload, context) that calls `function` with the arguments. Its own
         validation errors are PayloadError; what `function` raises passes through."""
         decode, refuse = self._decode, self._not_fitting
@@ -239,7 +239,14 @@ class Shape:
                 return function(*context, *astuple(arguments))
             return function(*context, **asdict(arguments))
 
-        return call
+        def call_fast(payload: bytes) -> Any:
+            try:
+                arguments = decode(payload)
+            except msgspec.MsgspecError as error:
+                raise refuse(error) from error
+            return function(*astuple(arguments))
+
+        return call_fast if positional and not takes_context else call
 
     # -- results ----------------------------------------------------------------------------------------------------
 

@@ -99,7 +99,7 @@ class ChildAttempt:
 
     def run(self, handler: Handler[..., Any]) -> bytes:
         """Run the handler and return its encoded result."""
-        call = handler.shape.caller(handler.function)
+        call = handler.shape.caller(handler.function, takes_context=handler.takes_context)
         context = (Context(self),) if handler.takes_context else ()
         if handler.is_coroutine:
             self.on_loop = True

@@ -405,8 +405,7 @@ class _Stream:
             self._held = b""
             self.ended = True
             return text
-        start = data.rfind(b"\0", max(len(data) - len(self._mark) + 1, 0))
-        start = data.find(b"\0", max(len(data) - len(self._mark) + 1, 0)) if start >= 0 else -1
+        start = data.find(b"\0", max(len(data) - len(self._mark) + 1, 0))
         while start >= 0 and not self._mark.startswith(data[start:]):
             start = data.find(b"\0", start + 1)
         if start < 0:

@@ -167,3 +167,14 @@ def test_one_lane_cannot_shut_out_another() -> None:
         backlog.add(task_in(7, task_id, task_id))
     backlog.add(task_in(8, 500, 500))
     assert 500 in backlog.memory
+
+
+def test_what_comes_in_droves_while_a_page_is_read_is_not_forgotten() -> None:
+    backlog = PagedBacklog(BacklogConfig(lane_window=8, lane_page=2), stored=[task_in(7, 1, 1)])
+    backlog.ask()
+    backlog.arrive()  # the walk finds the lane
+    backlog.ask()  # its page is being read
+    for task_id in range(10, 20):
+        backlog.add(task_in(7, task_id, task_id))
+    backlog.arrive()
+    assert backlog.drain() == [1, *range(10, 20)]

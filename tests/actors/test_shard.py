@@ -441,3 +441,20 @@ def test_ids_are_not_used_again_when_the_clock_is_set_back(shard: ShardHarness) 
     shard.reopen()
     shard.now_ms = START_MS - 3_600_000
     assert min(shard.submit(5)) > max(ids)
+
+
+def test_a_page_that_was_read_before_a_cancel_does_not_bring_the_task_back() -> None:
+    shard = ShardHarness(ShardConfig(shards=1, backlog=BacklogConfig(lane_window=4, lane_page=4)))
+    ids = shard.submit(12)
+    shard.hold_reads = True
+    for body in shard.lease(*ids[:3]):
+        shard.report(body)
+    assert [type(answer).__name__ for answer in shard.held] == ["LaneRead"]
+    stored = ids[5]
+    shard.deliver(m.CancelTasks("acme", [stored]))
+    page, row = shard.held
+    shard.held = [row, page]
+    shard.hold_reads = False
+    shard.answer_reads()
+    assert shard.state_of(stored) == "cancelled"
+    assert stored not in shard.offered()
