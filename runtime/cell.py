@@ -205,7 +205,7 @@ class Cell:
                 busy[name] = busy.get(name, 0) + at - before
             current = None
             due = actor.due_ms()  # after the mail: what was sent before a deadline counts as in time
-            if due is not None and due <= turn.now_ms and not (batch and self._careful):
+            if due is not None and due <= turn.now_ms:
                 turn.sender, turn.request = "", 0
                 actor.on_time(turn)
                 at, before = mono_ns(), at

@@ -11,7 +11,6 @@ from structlog.typing import FilteringBoundLogger
 from ..actors.messages import Body, Kind, Progress, Template
 from ..runtime.ids import to_text
 from .capture import Capture, log_for_worker, task_logger
-from .context import Context
 from .credits import QueueLine
 from .deadlines import Bucket
 from .frames import AttemptDone, Logged, RunAttempt, Told
@@ -210,10 +209,6 @@ class Attempt:
 
     def died(self, how: str, tail: bytes) -> None:
         self.runner.process_died(self, how, tail)
-
-
-def context_of(attempt: Attempt) -> Context:
-    return Context(attempt)
 
 
 def _discard(_result: Any) -> bytes:

@@ -161,9 +161,7 @@ class _RootHandler(logging.Handler):
         except Exception:
             self.handleError(record)
             return
-        attempt.capture().write_text(
-            line(int(record.created * 1_000), record.levelname.lower(), f"{record.name}: {text}")
-        )
+        attempt.capture().write_text(line(int(record.created * 1_000), record.levelname.lower(), f"{record.name}: {text}"))
 
 
 def install() -> None:

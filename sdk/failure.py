@@ -35,10 +35,8 @@ def describe(error: BaseException, policy: RetryPolicy, classes: Mapping[str, ty
     match error:
         case RetryLater():
             return Failure(TaskError("RetryLater", _cut(str(error), MESSAGE_LIMIT)), retry_after_ms=error.after_ms)
-        case Fatal():
+        case Fatal() | PayloadError() | ResultError():
             fatal = True
-        case PayloadError() | ResultError():
-            return Failure(TaskError(type(error).__name__, _cut(str(error), MESSAGE_LIMIT)), fatal=True)
         case _:
             fatal = is_fatal(type(error), policy, classes)
     return Failure(TaskError(type(error).__name__, _message(error), _traceback(error)), fatal)

@@ -95,9 +95,7 @@ class Handler(Generic[P, R]):
             problem = f"gives no concurrency key: {type(error).__name__}: {error}"
             raise PayloadError(self.name, "", problem, "arguments its key function takes") from error
         if len(key) > KEY_LIMIT:
-            raise PayloadError(
-                self.name, "", f"gives a concurrency key of {len(key)} characters", f"at most {KEY_LIMIT}"
-            )
+            raise PayloadError(self.name, "", f"gives a concurrency key of {len(key)} characters", f"at most {KEY_LIMIT}")
         return key
 
     def decode_result(self, data: bytes) -> R:

@@ -190,9 +190,7 @@ class Shape:
             self.struct = msgspec.defstruct("Arguments", fields, kw_only=True, forbid_unknown_fields=True)
             self._decode = msgspec.msgpack.Decoder(self.struct, dec_hook=_from_plain).decode
         except TypeError as error:
-            raise SignatureError(
-                handler, "", f"cannot be a payload: {error}", "types msgspec or pydantic know"
-            ) from error
+            raise SignatureError(handler, "", f"cannot be a payload: {error}", "types msgspec or pydantic know") from error
         self._decode_result = self._result_decoder(hints.get("return", Any))
 
     # -- arguments ----------------------------------------------------------------------------------------------------
@@ -279,18 +277,14 @@ class Shape:
     def _annotation(self, parameter: inspect.Parameter, hints: dict[str, Any]) -> Any:
         name = parameter.name
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD, parameter.POSITIONAL_ONLY):
-            raise SignatureError(
-                self.handler, name, f"is {parameter.kind.description}", "parameters that have a name each"
-            )
+            raise SignatureError(self.handler, name, f"is {parameter.kind.description}", "parameters that have a name each")
         annotation = hints.get(name, Any)
         if annotation is object:
             return Any
         try:
             unknown = _custom_types(msgspec.inspect.type_info(annotation))
         except TypeError as error:
-            raise SignatureError(
-                self.handler, name, f"has a type of no use: {error}", "a type msgspec knows"
-            ) from error
+            raise SignatureError(self.handler, name, f"has a type of no use: {error}", "a type msgspec knows") from error
         for kind in unknown:
             if not _is_pydantic(kind) and not issubclass(kind, PurePath):
                 raise SignatureError(

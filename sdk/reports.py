@@ -120,6 +120,12 @@ class Reports:
                 else:
                     self._send(lane, outcomes)
 
+    def flush_output(self) -> None:
+        """Send only the output that has gathered."""
+        for lane in self._lanes.values():
+            if lane.chunks:
+                self._send_chunks(lane)
+
     def take(self, request: int, answer: Any) -> None:
         """Take the answer to a report; a refusal leaves it to be repeated."""
         report = self._reports.get(request)

@@ -7,7 +7,6 @@ is left in order: workers drain, what was not started is handed back, the store 
 from __future__ import annotations
 
 import os
-import signal
 import socket as sockets
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
@@ -31,7 +30,7 @@ from ..runtime.clock import Clock, SystemClock
 from ..runtime.node import Make, Node, NodeConfig
 from ..runtime.rng import Rng
 from ..stores.port import Store
-from ..stores.sqlite import open_sqlite
+from ..stores.sqlite import SqliteConfig, open_sqlite
 from ..transports.gateway import Gateway
 from ..transports.local import LocalServer
 from ..transports.memory import MemoryBus
@@ -107,8 +106,9 @@ class Scheduler:
         stack = self._stack
         try:
             self.store = await open_sqlite(
-                options.database, clock=self._clock, shards=options.shards, synchronous=options.synchronous
-            )
+                options.database, clock=self._clock, shards=options.shards,
+                config=SqliteConfig(synchronous=options.synchronous),
+            )  # fmt: skip
             stack.push_async_callback(self.store.close)
             self.shards = self.store.shards
             self.bus = MemoryBus(encode=options.encode_messages)
@@ -205,7 +205,7 @@ class Scheduler:
             await anyio.sleep(_JANITOR_INTERVAL_S)
             before_ms = self._clock.now_ms() - self._options.retention_ms
             while await self.store.retain(before_ms, limit=1_000) == 1_000:
-                await anyio.sleep(0.05)
+                await anyio.sleep(0.05)  # noqa: ASYNC110  -- commits go first
 
     def _worker_counts(self) -> dict[tuple[str, str, int], int]:
         totals: dict[tuple[str, str, int], int] = {}
@@ -228,14 +228,3 @@ class Scheduler:
             for name in ("turns", "messages", "restarts", "set_aside"):
                 found[f"{kind}.{name}"] = found.get(f"{kind}.{name}", 0) + getattr(cell.stats, name)
         return found
-
-
-async def serve_until_signalled(scheduler: Scheduler, ready: Callable[[], None] = lambda: None) -> None:
-    """Run until SIGTERM or SIGINT, then drain. A second signal ends the process at once, which loses nothing either."""
-    async with scheduler:
-        ready()
-        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-            async for number in signals:
-                log.info("draining", signal=signal.Signals(number).name)
-                signal.signal(number, signal.SIG_DFL)
-                break

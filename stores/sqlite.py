@@ -306,7 +306,9 @@ async def open_sqlite(
     opened: list[aiosqlite.Connection] = []
 
     async def connect(function: Callable[[], sqlite3.Connection]) -> aiosqlite.Connection:
-        connection = await aiosqlite.Connection(function, 64)
+        connection = aiosqlite.Connection(function, 64)
+        connection._thread.daemon = True  # a process that fails elsewhere must not wait for its store to be closed
+        await connection
         opened.append(connection)
         return connection
 

@@ -25,13 +25,13 @@ _BUSY_MS: Final = 5_000
 _SYNCHRONOUS: Final = ("off", "normal", "full", "extra")
 
 
-class RowConflictError(FoliotError):
-    """Rows broke a constraint of the schema, an id inserted twice, say: a bug, and nothing of the turn was written."""
+class StatementError(FoliotError):
+    """SQLite refused the statement or its rows, an id inserted twice, say: a bug, and nothing of it was written."""
 
-    code = "row_conflict"
+    code = "statement"
 
     def __init__(self, path: str, reason: str) -> None:
-        super().__init__(f"rows refused by {path!r}: {reason}")
+        super().__init__(f"database {path!r} refused a statement: {reason}; expected rows that fit the schema")
         self.path = path
         self.reason = reason
 
@@ -188,7 +188,7 @@ def refused(error: sqlite3.Error, path: str) -> FoliotError:
             return DiskFullError(path)
         case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
             return StoreUnusableError(path, f"is corrupt: {error}", "an intact file, from a backup say")
-        case sqlite3.SQLITE_CONSTRAINT:
-            return RowConflictError(path, str(error))
+        case sqlite3.SQLITE_ERROR | sqlite3.SQLITE_CONSTRAINT | sqlite3.SQLITE_MISMATCH | sqlite3.SQLITE_MISUSE:
+            return StatementError(path, str(error))
         case _:
-            return StoreError(f"database {path!r} failed: {error}; expected a disk that can be written")
+            return StoreError(f"database {path!r} failed: {error}; expected a disk that can be read and written")

@@ -34,8 +34,8 @@ select {PACKED}, {KINDS} from page
 _ENDED: Final = [state for state in State if state.is_final and state != State.DEAD]
 _GOING: Final = f"""
 insert into temp.going (id)
-select id from json_each('{[int(state) for state in _ENDED]}') ended cross join kinds cross join tasks indexed by by_state
-    on tasks.state = ended.value and tasks.template_id = kinds.template_id
+select tasks.id from json_each('{[int(state) for state in _ENDED]}') ended cross join kinds
+cross join tasks indexed by by_state on tasks.state = ended.value and tasks.template_id = kinds.template_id
 where tasks.id < ?1 and ended_ms < ?2 limit ?3
 """
 _COUNT_GOING: Final = f"""

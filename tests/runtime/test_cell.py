@@ -151,6 +151,7 @@ async def test_a_stale_epoch_ends_the_cell_and_nothing_is_sent(harness: Harness)
         await harness.cell.run()
 
     assert harness.trace == []
+    assert harness.cell.stats.restarts == 0, "to lose a shard is no failure"
 
 
 async def test_a_store_that_cannot_start_the_actor_is_asked_again(harness: Harness) -> None:
