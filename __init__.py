@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from .runtime.errors import UsageError as UsageError
     from .sdk.app import Foliot as Foliot
     from .sdk.client import Client as Client
+    from .sdk.client import Task as Task
+    from .sdk.client_spec import Options as Options
+    from .sdk.client_views import TaskInfo as TaskInfo
     from .sdk.context import Context as Context
     from .sdk.context import Fatal as Fatal
     from .sdk.context import RetryLater as RetryLater
@@ -47,6 +50,7 @@ _HOMES: Final = {
     "FoliotError": "runtime.errors",
     "LeaseError": "runtime.errors",
     "NotFoundError": "runtime.errors",
+    "Options": "sdk.client_spec",
     "OverloadedError": "sdk.errors",
     "QuotaExceededError": "sdk.errors",
     "RateLimitedError": "sdk.errors",
@@ -54,8 +58,10 @@ _HOMES: Final = {
     "RetryLater": "sdk.context",
     "Scheduler": "sdk.scheduler",
     "SyncClient": "sdk.sync",
+    "Task": "sdk.client",
     "TaskCancelledError": "sdk.errors",
     "TaskFailedError": "sdk.errors",
+    "TaskInfo": "sdk.client_views",
     "TaskNotFoundError": "sdk.errors",
     "UnavailableError": "runtime.errors",
     "UsageError": "runtime.errors",
@@ -70,6 +76,7 @@ __all__ = [
     "FoliotError",
     "LeaseError",
     "NotFoundError",
+    "Options",
     "OverloadedError",
     "QuotaExceededError",
     "RateLimitedError",
@@ -77,8 +84,10 @@ __all__ = [
     "RetryLater",
     "Scheduler",
     "SyncClient",
+    "Task",
     "TaskCancelledError",
     "TaskFailedError",
+    "TaskInfo",
     "TaskNotFoundError",
     "UnavailableError",
     "UsageError",

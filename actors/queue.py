@@ -156,36 +156,45 @@ class QueueActor(Actor[m.QueueMessage]):
         known = self._known
         for lot in message.lots:
             ids, ready_ms = lot.ids, lot.ready_ms
-            if not known.keys().isdisjoint(ids) or len(set(ids)) != len(ids):
+            if len(ids) == 1:
+                if ids[0] in known:
+                    ids, ready_ms = self._new_of(lot, now_ms)
+            elif not known.keys().isdisjoint(ids) or len(set(ids)) != len(ids):
                 ids, ready_ms = self._new_of(lot, now_ms)
-            if not ids:
-                continue
-            kind = lot.kind
-            priority = min(max(lot.priority, 0), m.LOWEST_PRIORITY)
-            name = (kind.tenant, kind.template_id, priority, lot.key)
-            lane = self._lanes.get(name)
-            if lane is None:
-                lane = self._new_lane(name, kind, now_ms)
-                lane.add(ids, ready_ms)
-                line = lane.line
-                gate = lane.gate
-                if gate is not None and self._gates.allowance(lane, gate, now_ms, 1) <= 0:
-                    self._park(lane, gate, now_ms)
-                else:
-                    self._ready.place(lane, now_ms)
+            if ids:
+                self._add(lot, ids, ready_ms, now_ms)
+
+    def _add(self, lot: m.Lot, ids: list[int], ready_ms: list[int], now_ms: int) -> None:
+        """Put tasks that are new here into their lane."""
+        kind = lot.kind
+        priority = min(max(lot.priority, 0), m.LOWEST_PRIORITY)
+        name = (kind.tenant, kind.template_id, priority, lot.key)
+        lane = self._lanes.get(name)
+        if lane is None:
+            lane = self._new_lane(name, kind, now_ms)
+            line, gate = lane.line, lane.gate
+            lane.add(ids, ready_ms)
+            if gate is not None and self._gates.allowance(lane, gate, now_ms, 1) <= 0:
+                self._park(lane, gate, now_ms)
             else:
-                line = lane.line
-                head_ms = lane.ready[lane.head]
-                lane.add(ids, ready_ms)
-                if lane.band is None:
-                    line.claim.blocked += len(ids) * line.shape.cost
-                elif lane.ready[lane.head] != head_ms:
-                    self._ready.reorder(lane, now_ms)
-            known.update(dict.fromkeys(ids, lane))
-            self._waiting[priority] += len(ids)
-            self._waiting_total += len(ids)
-            line.claim.waiting += len(ids) * line.shape.cost
-            self._permits.changed(line.claim, now_ms)
+                self._ready.place(lane, now_ms)
+        else:
+            line = lane.line
+            head_ms = lane.ready[lane.head]
+            lane.add(ids, ready_ms)
+            if lane.band is None:
+                line.claim.blocked += len(ids) * line.shape.cost
+            elif lane.ready[lane.head] != head_ms:
+                self._ready.reorder(lane, now_ms)
+        count = len(ids)
+        if count == 1:
+            self._known[ids[0]] = lane
+        else:
+            self._known.update(dict.fromkeys(ids, lane))
+        self._waiting[priority] += count
+        self._waiting_total += count
+        line.claim.waiting += count * line.shape.cost
+        self._permits.changed(line.claim, now_ms)
 
     def _new_of(self, lot: m.Lot, now_ms: int) -> tuple[list[int], list[int]]:
         """Return those of a lot that are not waiting or running yet."""
@@ -227,22 +236,17 @@ class QueueActor(Actor[m.QueueMessage]):
             del known[task_id]
             head_ms = lane.ready[lane.head]
             lane.remove(task_id)
-            self._left(lane, 1, now_ms)
+            self._waiting[lane.priority] -= 1
+            self._waiting_total -= 1
+            claim, cost = lane.line.claim, lane.line.shape.cost
+            claim.waiting -= cost
+            if lane.band is None:
+                claim.blocked -= cost
+            self._permits.changed(claim, now_ms)
             if not lane.count:
                 self._drop(lane, now_ms)
             elif lane.band is not None and lane.ready[lane.head] != head_ms:
                 self._ready.reorder(lane, now_ms)
-
-    def _left(self, lane: Lane, count: int, now_ms: int) -> None:
-        """Count tasks that no longer wait in a lane."""
-        self._waiting[lane.priority] -= count
-        self._waiting_total -= count
-        claim = lane.line.claim
-        slots = count * lane.line.shape.cost
-        claim.waiting -= slots
-        if lane.band is None:
-            claim.blocked -= slots
-        self._permits.changed(claim, now_ms)
 
     def _release(self, message: m.ReleaseTasks, now_ms: int) -> None:
         released = self._end(message.ids, now_ms)
@@ -378,7 +382,7 @@ class QueueActor(Actor[m.QueueMessage]):
         now_ms = turn.now_ms
         if config is None or config.paused or (self._unheard and now_ms < self._recovered_ms):
             return
-        ready, credits, gates, known = self._ready, self._credits, self._gates, self._known
+        ready, credits = self._ready, self._credits
         room = self._room()
         granted: dict[str, list[int]] = {}
         while credits.free > 0 and room > 0:
@@ -400,11 +404,34 @@ class QueueActor(Actor[m.QueueMessage]):
                 ready.park(band, shape.parked)
                 self._starved[shape] = None
                 continue
-            lane = ready.head(band)
             even = -(-min(self._waiting_total, credits.free) // credits.sessions_free)  # so that workers share a batch
-            count = min(lane.count, min(session.free, room, permitted) // cost, even)
-            count = ready.portion(band, lane, count, now_ms)
+            limit = ready.portion(band, min(min(session.free, room, permitted) // cost, even))
+            ids = self._serve(band, session.name, limit, now_ms)
+            if ids:
+                slots = len(ids) * cost
+                room -= slots
+                self._running += slots
+                claim.running += slots
+                claim.waiting -= slots
+                self._permits.changed(claim, now_ms)
+                ready.charge(band, slots)
+                credits.spend(session, slots, now_ms)
+                batch = granted.get(session.name)
+                if batch is None:
+                    granted[session.name] = ids
+                else:
+                    batch += ids
+        for name, ids in granted.items():
+            self._send_grants(name, ids, turn)
+
+    def _serve(self, band: Band, session: str, limit: int, now_ms: int) -> list[int]:
+        """Take up to `limit` tasks from the lanes of a band, in order, and count them as running."""
+        ready, gates, known, waiting = self._ready, self._gates, self._known, self._waiting
+        served: list[int] = []
+        while limit > 0 and band.lanes:
+            lane = ready.head(band)
             gate = lane.gate
+            count = ready.ripe(band, lane, limit, now_ms) if limit > 1 and lane.count > 1 else 1
             if gate is not None:
                 count = gates.allowance(lane, gate, now_ms, count)
                 if count <= 0:
@@ -412,20 +439,15 @@ class QueueActor(Actor[m.QueueMessage]):
                     self._park(lane, gate, now_ms)
                     continue
                 gates.started(lane, gate, count, now_ms)
-            slots = count * cost
             ids = lane.take(count)
-            known.update(dict.fromkeys(ids, Grant(lane.line, gate, session.name, now_ms)))
-            batch = granted.get(session.name)
-            if batch is None:
-                granted[session.name] = ids
+            grant = Grant(lane.line, gate, session, now_ms)
+            if count == 1:
+                known[ids[0]] = grant
             else:
-                batch += ids
-            credits.spend(session, slots, now_ms)
-            room -= slots
-            self._running += slots
-            claim.running += slots
-            ready.charge(band, slots)
-            self._left(lane, count, now_ms)
+                known.update(dict.fromkeys(ids, grant))
+            served += ids
+            limit -= count
+            waiting[lane.priority] -= count
             if not lane.count:
                 self._drop(lane, now_ms)
             elif gate is not None and gates.allowance(lane, gate, now_ms, 1) <= 0:
@@ -433,8 +455,8 @@ class QueueActor(Actor[m.QueueMessage]):
                 self._park(lane, gate, now_ms)
             else:
                 ready.reorder(lane, now_ms)
-        for name, ids in granted.items():
-            self._send_grants(name, ids, turn)
+        self._waiting_total -= len(served)
+        return served
 
     def _send_grants(self, session: str, ids: list[int], turn: Turn) -> None:
         if self._shards == 1:

@@ -175,14 +175,17 @@ class ReadyLanes:
                 return lane
             heappop(heap)
 
-    def portion(self, band: Band, lane: Lane, limit: int, now_ms: int) -> int:
-        """Return how many of at most `limit` tasks the lane, the first of its band, may give before others get a turn."""
+    def portion(self, band: Band, limit: int) -> int:
+        """Return how many of at most `limit` tasks the band may give before others get a turn."""
         share = band.share
         if limit > 1 and (len(share.level.heap) > 1 or len(share.active) > 1):
-            limit = min(limit, QUANTUM // band.shape.cost or 1)
-        if limit == 1:
-            return 1
-        raised = lane.priority - share.level.number
+            return min(limit, QUANTUM // band.shape.cost or 1)
+        return limit
+
+    def ripe(self, band: Band, lane: Lane, limit: int, now_ms: int) -> int:
+        """Return how many of at most `limit` tasks the lane, the first of its band, may give before another lane does."""
+        limit = min(limit, lane.count)
+        raised = lane.priority - band.share.level.number
         heap = band.heap
         if len(heap) > 1:
             next_ms = heap[1][0] if len(heap) == 2 or heap[1] < heap[2] else heap[2][0]

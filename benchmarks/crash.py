@@ -21,6 +21,7 @@ from ..runtime.rng import Rng
 from ..sdk.client import Client
 from ..sdk.client_spec import Spec
 from ..transports.local import resolve_socket
+from .children import command, end
 from .crash_node import ONCE_QUEUE, SOCKET, WITNESS, NodePlan, Witnessed
 from .jobs import pad
 from .plan import Plan
@@ -50,8 +51,6 @@ class _Node:
     """The process to be killed."""
 
     def __init__(self, plan: CrashPlan) -> None:
-        from .part import command
-
         self._plan = plan
         fields = {name: getattr(plan, name) for name in ("folder", "seed", "shards", "concurrency", "encode")}
         self._command = command("crash_node", NodePlan(**fields))
@@ -68,8 +67,6 @@ class _Node:
         self._process.wait()
 
     def end(self) -> None:
-        from .part import end
-
         if self._process is not None:
             if self._process.stdin is not None:
                 self._process.stdin.close()

@@ -7,9 +7,12 @@ import subprocess
 import time
 from typing import Any
 
+import msgspec
+
 from ..runtime.rng import Rng
 from ..sdk.client import Client
 from ..sdk.handler import Handler
+from .children import command, end
 from .jobs import AT_BYTES, Jobs, pad
 from .numbers import percentile
 from .plan import Plan
@@ -85,8 +88,6 @@ async def steadily(client: Client, handler: Handler[..., Any], rng: Rng, *, rate
 
 
 async def _from_outside(plan: LatencyPlan) -> list[float]:
-    from .part import command, end
-
     submitter = SubmitterPlan(
         folder=plan.folder, seed=plan.seed, socket=plan.path("bench.sock"), rate=plan.rate, tasks=plan.tasks
     )
@@ -96,8 +97,6 @@ async def _from_outside(plan: LatencyPlan) -> list[float]:
     finally:
         end(process)
     assert not process.returncode, f"the submitting process ended with code {process.returncode}"
-    import msgspec
-
     took_ms: list[float] = msgspec.json.decode(output)["took_ms"]
     return took_ms
 

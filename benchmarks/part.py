@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final, NoReturn
@@ -17,70 +16,34 @@ from typing import Any, Final, NoReturn
 import msgspec
 import structlog
 
+from .backlog import BacklogPlan, drain
+from .crash import CrashPlan, survive
+from .crash_node import NodePlan, serve
+from .latency import LatencyPlan, SubmitterPlan, pickup, submit_from_outside
+from .memory import InsertPlan, StartPlan, insert, start
 from .place import has_uvloop
 from .plan import Plan
+from .sleepers import SleepersPlan, run_at_once
+from .throughput import LifecyclePlan, SubmitPlan, lifecycle, submit_alone
+from .timers import AlonePlan, InstantPlan, SpreadPlan, at_one_instant, one_at_a_time, over_one_second
 
 Part = Callable[[Any], Awaitable[dict[str, Any]]]
 
-_END_GRACE_S: Final = 10
-
-
-class PartFailedError(RuntimeError):
-    """A measurement ended without figures."""
-
-    def __init__(self, name: str, code: int) -> None:
-        super().__init__(f"the measurement {name!r} ended with code {code} and no figures; what it said is above")
-        self.code = code
-
-
-def parts() -> dict[str, tuple[type[Plan], Part]]:
-    """Return every measurement by name."""
-    from . import backlog, crash, crash_node, latency, memory, sleepers, throughput, timers
-
-    return {
-        "throughput": (throughput.LifecyclePlan, throughput.lifecycle),
-        "submit": (throughput.SubmitPlan, throughput.submit_alone),
-        "backlog": (backlog.BacklogPlan, backlog.drain),
-        "latency": (latency.LatencyPlan, latency.pickup),
-        "submitter": (latency.SubmitterPlan, latency.submit_from_outside),
-        "timers_instant": (timers.InstantPlan, timers.at_one_instant),
-        "timers_spread": (timers.SpreadPlan, timers.over_one_second),
-        "timers_alone": (timers.AlonePlan, timers.one_at_a_time),
-        "memory_insert": (memory.InsertPlan, memory.insert),
-        "memory_start": (memory.StartPlan, memory.start),
-        "sleepers": (sleepers.SleepersPlan, sleepers.run_at_once),
-        "crash": (crash.CrashPlan, crash.survive),
-        "crash_node": (crash_node.NodePlan, crash_node.serve),
-    }
-
-
-def command(name: str, plan: Plan) -> list[str]:
-    """Return the command line that runs a part. -P: the current folder is no place to import from."""
-    return [sys.executable, "-P", "-m", "foliot.benchmarks.part", name, msgspec.json.encode(plan).decode()]
-
-
-def run(name: str, plan: Plan) -> dict[str, Any]:
-    """Run a part in a process of its own and return its figures. Raises: PartFailedError."""
-    process = subprocess.Popen(command(name, plan), stdout=subprocess.PIPE, text=True)
-    try:
-        output, _ = process.communicate()
-    finally:
-        end(process)
-    if process.returncode or not output.strip():
-        raise PartFailedError(name, process.returncode)
-    figures: dict[str, Any] = msgspec.json.decode(output.strip().splitlines()[-1])
-    return figures
-
-
-def end(process: subprocess.Popen[Any]) -> None:
-    """End a process that was started here, by force if it does not listen."""
-    if process.poll() is None:
-        process.terminate()
-        try:
-            process.wait(_END_GRACE_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+PARTS: Final[dict[str, tuple[type[Plan], Part]]] = {
+    "throughput": (LifecyclePlan, lifecycle),
+    "submit": (SubmitPlan, submit_alone),
+    "backlog": (BacklogPlan, drain),
+    "latency": (LatencyPlan, pickup),
+    "submitter": (SubmitterPlan, submit_from_outside),
+    "timers_instant": (InstantPlan, at_one_instant),
+    "timers_spread": (SpreadPlan, over_one_second),
+    "timers_alone": (AlonePlan, one_at_a_time),
+    "memory_insert": (InsertPlan, insert),
+    "memory_start": (StartPlan, start),
+    "sleepers": (SleepersPlan, run_at_once),
+    "crash": (CrashPlan, survive),
+    "crash_node": (NodePlan, serve),
+}
 
 
 def run_loop(main: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any]:
@@ -103,7 +66,7 @@ def main(arguments: list[str]) -> int:
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
     name, text = arguments
-    plan_type, part = parts()[name]
+    plan_type, part = PARTS[name]
     plan = msgspec.json.decode(text, type=plan_type)
     signal.signal(signal.SIGTERM, _terminated)
 

@@ -12,7 +12,7 @@ from ..actors.states import State
 from ..runtime.errors import FoliotError
 from ..runtime.ids import to_text
 from ..transports.api import AttemptView, TaskView, Why
-from .errors import TaskCancelledError, TaskExpiredError, TaskFailedError, TaskNotFoundError, TaskSkippedError
+from .errors import CancelledTaskError, TaskExpiredError, TaskFailedError, TaskNotFoundError, TaskSkippedError
 
 
 class AttemptInfo(msgspec.Struct, frozen=True):
@@ -148,7 +148,7 @@ def error_of_end(end: TaskEnd, tenant: str) -> FoliotError | None:
             error = end.error or TaskError("UnknownError", "")
             return TaskFailedError(task_id, state_label(end.state), end.attempt, error)
         case State.CANCELLED:
-            return TaskCancelledError(task_id, end.error.message if end.error else "cancelled")
+            return CancelledTaskError(task_id, end.error.message if end.error else "cancelled")
         case State.EXPIRED:
             return TaskExpiredError(task_id, end.error)
         case State.SKIPPED:

@@ -13,7 +13,7 @@ from ..runtime.bus import Refusal, RefusedError
 from ..runtime.errors import FoliotError, NotFoundError, UnavailableError, UsageError
 from ..runtime.ids import to_text
 from .app import UnknownTaskError
-from .context import TaskCancelledError as _ContextCancelledError
+from .context import TaskCancelledError as TaskCancelledError
 
 
 class InvalidRequestError(UsageError):
@@ -126,8 +126,8 @@ class TaskFailedError(TaskEndedError):
         self.traceback = error.traceback
 
 
-class TaskCancelledError(TaskEndedError, _ContextCancelledError):
-    """The task was cancelled. It is also what a cancelled handler sees, so one `except` serves both."""
+class CancelledTaskError(TaskEndedError, TaskCancelledError):
+    """The task was cancelled. `TaskCancelledError` is what its handler sees, so one `except` serves both."""
 
     code = "task_cancelled"
 

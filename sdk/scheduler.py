@@ -138,7 +138,15 @@ class Scheduler:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool | None:  # fmt: skip
-        return await self._stack.__aexit__(kind, error, traceback)
+        try:
+            return await self._stack.__aexit__(kind, error, traceback)
+        except BaseExceptionGroup as group:
+            # The group is this class's own affair; what the block raised, or the one thing that failed here, is not.
+            if len(group.exceptions) > 1:
+                raise
+            if group.exceptions[0] is error:
+                return False
+            raise group.exceptions[0] from None
 
     def client(self, *, tenant: str = "default") -> Client:
         """Return a client inside this process; it needs no `async with` of its own."""
@@ -204,14 +212,15 @@ class Scheduler:
         while True:
             await anyio.sleep(_JANITOR_INTERVAL_S)
             before_ms = self._clock.now_ms() - self._options.retention_ms
-            while await self.store.retain(before_ms, limit=1_000) == 1_000:
-                await anyio.sleep(0.05)  # noqa: ASYNC110  -- commits go first
+            while await self.store.retain(before_ms, limit=1_000) == 1_000:  # noqa: ASYNC110
+                await anyio.sleep(0.05)  # commits go first
 
-    def _worker_counts(self) -> dict[tuple[str, str, int], int]:
-        totals: dict[tuple[str, str, int], int] = {}
+    def _worker_counts(self) -> dict[tuple[str, str], tuple[int, int]]:
+        totals: dict[tuple[str, str], tuple[int, int]] = {}
         for worker in self.workers:
-            for key, count in worker.counts.items():
-                totals[key] = totals.get(key, 0) + count
+            for key, (finished, taken) in worker.completions().items():
+                before = totals.get(key, (0, 0))
+                totals[key] = (before[0] + finished, before[1] + taken)
         return totals
 
     def figures(self) -> dict[str, float]:

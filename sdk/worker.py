@@ -25,6 +25,7 @@ from ..actors.messages import (
     Heartbeat,
     HeldLeases,
     Kind,
+    OutcomeKind,
     Progress,
     ReportProgress,
     RunTasks,
@@ -158,7 +159,6 @@ class Worker:
         self._reports = Reports(bus, clock, rng, self._answered)
         self._runner: Runner | None = None
         self._out = 0  # outcomes since the last flush
-        self._out_checked = 0
         self._flush_soon = False
         self._flush_timer: Timer | None = None
         self._flushed_ns = 0
@@ -194,9 +194,11 @@ class Worker:
             return
         if not self.draining:
             grace_ms = self.config.drain_grace_ms if grace_ms is None else grace_ms
-            await self._drain(grace_ms, self.config.report_grace_ms)
-            self._drained = True
-            self._over.set()
+            try:
+                await self._drain(grace_ms, self.config.report_grace_ms)
+                self._drained = True
+            finally:  # a drain that was cancelled itself ends the worker at once
+                self._over.set()
         await self._over.wait()
 
     def _begin(self) -> None:
@@ -227,7 +229,7 @@ class Worker:
         self._reports.begin_session(self.session)
         self._recent.clear()
         self._bus.bind(session_address(self.session), self)
-        self._send_heartbeat()
+        self._say(self.heartbeat())  # registers the session, so it goes first
         for line in self._lines:
             line.begin_session()
         self._send_credits(refresh=True)
@@ -237,7 +239,7 @@ class Worker:
         self.draining = True
         log.info("worker_draining", worker=self.name, running=len(runner.running), grace_ms=grace_ms)
         self._send_credits()
-        self._send_heartbeat()
+        self._say(self.heartbeat())
         runner.return_waiting()
         await self._wait_empty(runner, grace_ms)
         if runner.running:
@@ -250,7 +252,7 @@ class Worker:
         await self._wait_answers(report_grace_ms)
         if not self._reports.idle:
             log.warning("outcomes_unanswered", worker=self.name, outcomes=self._reports.pending)
-        self._bus.send(Envelope(worker_address(self.session), WorkerLeft(self.session), session_address(self.session)))
+        self._say(WorkerLeft(self.session))
 
     async def _end(self) -> None:
         self._pulse.stop()
@@ -374,24 +376,17 @@ class Worker:
     def _soon(self) -> None:
         if not self._flush_soon and self._loop is not None:
             self._flush_soon = True
-            self._out_checked = -1
             self._loop.call_soon(self._maybe_flush)
 
     def _maybe_flush(self) -> None:
-        """See whether outcomes are still coming in: while they are, let them gather, for 2 ms at most."""
-        assert self._loop is not None
+        """Flush unless it was done just now; then let what still comes in gather, for 2 ms at most."""
         if not self._flush_soon:  # flushed meanwhile
             return
-        runner = self._require()
-        quiet = self._out == self._out_checked or not runner.running
         since_ns = self._clock.mono_ns() - self._flushed_ns
-        if (since_ns >= FLUSH_MS * 1_000_000 and (quiet or self._out_checked >= 0)) or not runner.running:
+        if not self._require().running or since_ns >= FLUSH_MS * 1_000_000:
             self._flush()
-        elif quiet and self._flush_timer is None:
+        elif self._flush_timer is None:
             self._flush_timer = self._clock.call_at_ms(self._clock.now_ms() + FLUSH_MS, self._flush)
-        elif not quiet:
-            self._out_checked = self._out
-            self._loop.call_soon(self._maybe_flush)
 
     def _flush(self) -> None:
         """Send outcomes, with what belongs to them, and the credits they set free."""
@@ -456,12 +451,13 @@ class Worker:
 
     def _beat(self) -> None:
         """On the pulse's thread: the heartbeat leaves from here, what needs the loop follows when the loop can."""
-        self._send_heartbeat()
-        self._require().on_loop(self._renew)
-
-    def _send_heartbeat(self) -> None:
         assert self._sender is not None
         self._sender.send(self.heartbeat())
+        self._require().on_loop(self._renew)
+
+    def _say(self, message: Heartbeat | WorkerLeft) -> None:
+        """Tell the actor that watches the session; on the loop."""
+        self._bus.send(Envelope(worker_address(self.session), message, session_address(self.session)))
 
     def _renew(self) -> None:
         """Tell queues and shards what this session has, so that whatever was lost on the way is repaired."""
@@ -542,6 +538,16 @@ class Worker:
                     key = (route.kind.tenant, route.template.queue, index + 1)
                     totals[key] = totals.get(key, 0) + count
         return totals
+
+    def completions(self) -> dict[tuple[str, str], tuple[int, int]]:
+        """Return, by (tenant, queue), how many attempts completed here and how many completions at least the shards have
+        acknowledged: those not answered yet, or refused as stale, may be of any queue."""
+        unsure = self._reports.refused + sum(1 for _ in self._reports.unreported())
+        return {
+            (tenant, queue): (count, max(count - unsure, 0))
+            for (tenant, queue, kind), count in self.counts.items()
+            if kind == OutcomeKind.COMPLETED
+        }
 
     @property
     def running(self) -> int:

@@ -127,11 +127,17 @@ class SqliteStore:
             self._writing = None
 
     def _take_group(self) -> Group:
-        group = [self._pending.popleft()]
-        rows = group[0][0].rows
-        while self._pending and rows + self._pending[0][0].rows <= self._config.group_rows_max:
+        """Take turns in order, at most one of a shard: within a group, rows are applied kind by kind."""
+        group: Group = []
+        shards: set[int] = set()
+        rows = 0
+        while self._pending:
+            turn, _ = self._pending[0]
+            rows += turn.rows
+            if group and (turn.shard in shards or rows > self._config.group_rows_max):
+                break
+            shards.add(turn.shard)
             group.append(self._pending.popleft())
-            rows += group[-1][0].rows
         return group
 
     def _timed(self, turns: Turns) -> tuple[Refused, int]:
@@ -174,7 +180,7 @@ class SqliteStore:
         try:
             pages = await _run(self._checkpointer, sqlite_upkeep.checkpoint, _connection(self._checkpointer))
             self._log_too_long = pages > self._config.wal_pages_max
-        except sqlite3.OperationalError:
+        except sqlite3.Error:
             self._log_too_long = False
         finally:
             self._checkpointing = None
@@ -184,7 +190,7 @@ class SqliteStore:
         that was copied whole can start anew."""
         try:
             await _run(self._writer, sqlite_upkeep.checkpoint, _connection(self._writer))
-        except sqlite3.OperationalError:
+        except sqlite3.Error:
             return
 
     # -- reads -------------------------------------------------------------------------------------------------------

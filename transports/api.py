@@ -282,8 +282,7 @@ class LedgerLine(Message, frozen=True):
 
     Since `LedgerVerified.since_ms`: `stored` tasks were accepted by the store's counters, `edge` by the edge's, and
     `unsettled` at the edge have no known outcome (under way, or unanswered in time). `completed_since` by the counters
-    lies between `taken` and `done`: what shards acknowledged to workers, and what workers' handlers finished.
-    `done` and `taken` are -1 where no worker counts are known."""
+    is at most `done`, the completions at workers, which is -1 where no workers are known."""
 
     tenant: str
     queue: str
@@ -301,7 +300,6 @@ class LedgerLine(Message, frozen=True):
     unsettled: int
     completed_since: int = 0
     done: int = -1
-    taken: int = -1
 
 
 class Difference(Message, frozen=True):

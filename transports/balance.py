@@ -6,11 +6,10 @@ snapshot is taken, so they are bounds. Let `before` and `after` be an edge count
 
     before.accepted  ≤  accepted by the store since the start  ≤  after.accepted + after.unsettled
 
-Nothing promised may be missing (left), and nothing may be there that nobody sent (right). Likewise for completions:
-
-    acknowledged to workers before  ≤  completed by the store since the start  ≤  finished by workers after
-
-When nothing is under way both sides are equal, and the check is exact.
+Nothing promised may be missing (left), and nothing may be there that nobody sent (right). When nothing is under way both
+sides are equal, and the check is exact. Of completions only one side can be told: a shard cannot count more than handlers
+finished. It may count fewer, since an attempt whose lease was lost is run again, and its first outcome is refused; a
+completion that was finished but not yet stored shows as running, and is never lost.
 """
 
 from __future__ import annotations
@@ -19,13 +18,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from ..actors.messages import LedgerEntry
+from ..actors.messages import LedgerEntry, OutcomeKind
 from .api import Difference, LedgerLine, LedgerVerified
 
 Key = tuple[str, str]  # tenant, queue
-WorkerCounts = Callable[[], Mapping[Key, tuple[int, int]]]
-"""By tenant and queue: attempts whose handlers finished, and completions that shards acknowledged (stale ones not
-counted), both since the workers of this process began."""
+WorkerCounts = Callable[[], Mapping[tuple[str, str, int], int]]
+"""By tenant, queue and OutcomeKind: attempts that ended at the workers of this process, all there are, since it began."""
 
 _FINALS: Final = ("completed", "failed", "cancelled", "dead", "expired", "skipped")
 
@@ -36,13 +34,9 @@ class Baseline:
 
     accepted: Mapping[Key, int] = field(default_factory=dict)
     completed: Mapping[Key, int] = field(default_factory=dict)
-    done: Mapping[Key, tuple[int, int]] = field(default_factory=dict)  # workers' counts just before ...
-    done_after: Mapping[Key, tuple[int, int]] = field(default_factory=dict)  # ... and just after
 
     @classmethod
-    def of(
-        cls, entries: Iterable[LedgerEntry], before: Mapping[Key, tuple[int, int]], after: Mapping[Key, tuple[int, int]]
-    ) -> Baseline:
+    def of(cls, entries: Iterable[LedgerEntry]) -> Baseline:
         """`entries`: of all shards; several of one key are added up."""
         accepted: dict[Key, int] = {}
         completed: dict[Key, int] = {}
@@ -50,15 +44,24 @@ class Baseline:
             key = (entry.tenant, entry.queue)
             accepted[key] = accepted.get(key, 0) + entry.accepted
             completed[key] = completed.get(key, 0) + entry.completed
-        return cls(accepted, completed, before, after)
+        return cls(accepted, completed)
 
 
 @dataclass(frozen=True)
 class EdgeSnapshot:
-    """The edge's and the workers' counts at one moment."""
+    """The edge's and the workers' counts at one moment. `done`: completions by the workers' count."""
 
     edge: Mapping[Key, tuple[int, int]]  # accepted, unsettled
-    workers: Mapping[Key, tuple[int, int]] | None
+    done: Mapping[Key, int] | None = None
+
+
+def completions(counts: Mapping[tuple[str, str, int], int]) -> dict[Key, int]:
+    """Return how many attempts workers completed, by tenant and queue."""
+    out: dict[Key, int] = {}
+    for (tenant, queue, kind), count in counts.items():
+        if kind == OutcomeKind.COMPLETED:
+            out[tenant, queue] = out.get((tenant, queue), 0) + count
+    return out
 
 
 def balance(
@@ -73,7 +76,7 @@ def balance(
     """Compare them all. `before` and `after` were taken around the snapshot that `counters` and `recount` share."""
     by_counters = {(entry.tenant, entry.queue): entry for entry in counters}
     by_recount = {(entry.tenant, entry.queue): entry for entry in recount}
-    keys = sorted({*by_counters, *by_recount, *before.edge, *after.edge, *(before.workers or ())})
+    keys = sorted({*by_counters, *by_recount, *before.edge, *after.edge, *(after.done or ())})
     lines: list[LedgerLine] = []
     differences: list[Difference] = []
     for key in keys:
@@ -83,13 +86,12 @@ def balance(
         line = _line(key, left, right, baseline, after)
         lines.append(line)
         differences += _exact(left, right)
-        differences += _bounds(key, line, baseline, before, after)
+        differences += _bounds(key, line, before, after)
     return LedgerVerified(balanced=not differences, lines=lines, differences=differences, since_ms=since_ms)
 
 
 def _line(key: Key, counters: LedgerEntry, recount: LedgerEntry, baseline: Baseline, after: EdgeSnapshot) -> LedgerLine:
     accepted, unsettled = after.edge.get(key, (0, 0))
-    done, taken = (-1, -1) if after.workers is None else after.workers.get(key, (0, 0))
     return LedgerLine(
         tenant=key[0],
         queue=key[1],
@@ -106,8 +108,7 @@ def _line(key: Key, counters: LedgerEntry, recount: LedgerEntry, baseline: Basel
         edge=accepted,
         unsettled=unsettled,
         completed_since=counters.completed - baseline.completed.get(key, 0),
-        done=done,
-        taken=taken,
+        done=-1 if after.done is None else after.done.get(key, 0),
     )
 
 
@@ -129,9 +130,7 @@ def _exact(counters: LedgerEntry, recount: LedgerEntry) -> list[Difference]:
     return out
 
 
-def _bounds(
-    key: Key, line: LedgerLine, baseline: Baseline, before: EdgeSnapshot, after: EdgeSnapshot
-) -> list[Difference]:
+def _bounds(key: Key, line: LedgerLine, before: EdgeSnapshot, after: EdgeSnapshot) -> list[Difference]:
     """The edge and the workers against the store's counters."""
     entry = LedgerEntry(*key)
     out: list[Difference] = []
@@ -147,18 +146,9 @@ def _bounds(
             f"{stored - accepted - unsettled} came from nowhere"
         )
         out.append(_difference(entry, "edge", accepted + unsettled, stored, text))
-    if before.workers is None or after.workers is None:
-        return out
-    none = (0, 0)
-    taken = before.workers.get(key, none)[1] - baseline.done_after.get(key, none)[0]
-    done = after.workers.get(key, none)[0] - baseline.done.get(key, none)[1]
-    completed = line.completed_since
-    if completed < taken:
-        text = f"workers were told that {taken} tasks completed, the store counts {completed}"
-        out.append(_difference(entry, "workers", taken, completed, text))
-    elif completed > done:
-        text = f"the store counts {completed} completed tasks, workers finished {done}"
-        out.append(_difference(entry, "workers", done, completed, text))
+    if after.done is not None and line.completed_since > line.done:
+        text = f"the store counts {line.completed_since} completed tasks, workers finished {line.done}"
+        out.append(_difference(entry, "workers", line.done, line.completed_since, text))
     return out
 
 

@@ -85,7 +85,7 @@ from .api import (
     WhyTasks,
     WorkersListed,
 )
-from .balance import Baseline, EdgeSnapshot, WorkerCounts, balance
+from .balance import Baseline, EdgeSnapshot, WorkerCounts, balance, completions
 from .entrance import EdgeCount, Entrance
 from .views import kinds_by_tenant, view_of_detail, why_without_queue
 
@@ -163,14 +163,10 @@ class Gateway:
         return self._entrance.counts
 
     async def begin(self) -> None:
-        """Note what the shards have counted so far. To be called before workers start; otherwise the first request
-        does it. Raises: UnavailableError."""
+        """Note what the shards have counted so far; the first submission does it otherwise. Raises: UnavailableError."""
         async with self._beginning:
             if self._baseline is None:
-                before = dict(self.worker_counts()) if self.worker_counts else {}
-                entries = await self._read_ledgers(DEFAULT_TIMEOUT_MS)
-                after = dict(self.worker_counts()) if self.worker_counts else {}
-                self._baseline = Baseline.of(entries, before, after)
+                self._baseline = Baseline.of(await self._read_ledgers(DEFAULT_TIMEOUT_MS))
 
     async def handle(self, request: Any, *, timeout_ms: int = DEFAULT_TIMEOUT_MS) -> Any:
         """Return the answer to a request, within about `timeout_ms`; a Refusal if it was not carried out."""
@@ -465,7 +461,7 @@ class Gateway:
 
     def _snapshot(self) -> EdgeSnapshot:
         edge = {key: (count.accepted, count.unsettled) for key, count in self._entrance.counts.items()}
-        return EdgeSnapshot(edge, dict(self.worker_counts()) if self.worker_counts else None)
+        return EdgeSnapshot(edge, completions(self.worker_counts()) if self.worker_counts else None)
 
 
 class _RefusedByActorError(FoliotError):

@@ -19,9 +19,8 @@ import sysconfig
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from app import app, appointment, count_module, hang, watch_for_changes  # type: ignore[import-not-found]
 from foliot import Client, Scheduler, Task, TaskInfo
@@ -179,8 +178,9 @@ async def census(scheduler: Scheduler, files: list[Path], folder: Path, checks: 
     print("checks")
     checks.equal("files counted or found broken", len(counted) + len(broken), len(files))
     checks.equal("broken files that are Python after all", [b.id for b in broken if is_python(b.payload["path"])], [])
-    checks.equal("lines", sum(info.result["lines"] for info in counted), sum(f.read_bytes().count(b"\n") for f in good))
-    checks.equal("files in use, counted at last", sum(i.attempt > 2 for i in counted if i.payload["busy_attempts"]), len(busy))
+    checks.equal("lines", total("lines", counted), sum(f.read_bytes().count(b"\n") for f in good))
+    in_use = [info for info in counted if info.payload["busy_attempts"]]
+    checks.equal("files that were in use, counted at last", sum(info.attempt > 2 for info in in_use), len(busy))
     checks.equal("dead letters of the census's own making", len(letters) - len(broken), 3)
     checks.equal("the misspelt one, retried", (await misspelt.info()).state, "completed")
     checks.equal("the endless one, cancelled", await watching.status(), "cancelled")
@@ -200,11 +200,11 @@ def late_ms(info: TaskInfo) -> float:
 async def check_ledger(client: Client, checks: Checks) -> None:
     """Compare what was accepted with what became of it: counted at the edge, in the store and by the workers."""
     ledger = await client.verify()
-    total: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     for line in ledger.lines:
         for word in ("accepted", "completed", "failed", "dead", "cancelled", "expired", "waiting", "running"):
-            total[word] += getattr(line, word)
-    print("\nledger: " + ", ".join(f"{count} {word}" for word, count in total.items()))
+            counts[word] += getattr(line, word)
+    print("\nledger: " + ", ".join(f"{count} {word}" for word, count in counts.items()))
     for difference in ledger.differences:
         print(f"  {difference.text}")
     checks.equal("the ledger balances", ledger.balanced, True)
@@ -214,19 +214,16 @@ async def check_ledger(client: Client, checks: Checks) -> None:
 
 
 def report(counted: Sequence[TaskInfo]) -> None:
-    def total(what: str, infos: Sequence[TaskInfo] = counted) -> int:
-        return sum(info.result[what] for info in infos)
-
-    print(f"{'total':24}{len(counted):6} files{total('lines'):9} lines", end="")
-    print(f"{total('functions'):8} functions{total('classes'):7} classes\n")
-
-    print("the largest packages")
+    """Print what the library consists of."""
     packages: dict[str, list[TaskInfo]] = {}
     for info in counted:
         packages.setdefault(Path(name_of(info.payload["path"])).parts[0], []).append(info)
-    for package, infos in sorted(packages.items(), key=lambda item: (-total("lines", item[1]), item[0]))[:8]:
-        print(f"  {package:22}{len(infos):6} files{total('lines', infos):9} lines", end="")
-        print(f"{total('functions', infos):8} functions{total('classes', infos):7} classes")
+    largest = sorted(packages.items(), key=lambda item: (-total("lines", item[1]), item[0]))[:8]
+
+    print(f"{'':22}{'files':>8}{'lines':>10}{'functions':>11}{'classes':>9}")
+    for name, infos in [("the whole library", counted), *largest]:
+        print(f"{name:22}{len(infos):8}{total('lines', infos):10}", end="")
+        print(f"{total('functions', infos):11}{total('classes', infos):9}")
 
     print("\nthe longest functions")
     for info in sorted(counted, key=lambda info: (-info.result["longest_lines"], info.payload["path"]))[:5]:
@@ -234,13 +231,17 @@ def report(counted: Sequence[TaskInfo]) -> None:
     print()
 
 
+def total(what: str, infos: Sequence[TaskInfo]) -> int:
+    return sum(info.result[what] for info in infos)
+
+
 def print_letters(letters: Sequence[TaskInfo]) -> None:
     print("dead letters")
     for info in letters:
-        payload: dict[str, Any] = info.payload or {}
-        what = name_of(payload["path"]) if "path" in payload else info.handler
-        error = f"{info.error.type}: {info.error.message}" if info.error else ""
-        print(f"  {what:42} {len(info.attempts)} attempts  {error:.70}")
+        what = name_of(info.payload["path"]) if "path" in info.payload else info.handler
+        times = {1: "once", 3: "3 times"}[len(info.attempts)]
+        assert info.error is not None
+        print(f"  {what:42}tried {times:9}{info.error.type}: {info.error.message:.60}")
 
 
 def print_speed(files: int, submitted: float, elapsed: float, lateness: Sequence[float]) -> None:
@@ -250,17 +251,12 @@ def print_speed(files: int, submitted: float, elapsed: float, lateness: Sequence
     print(f" {max(lateness):.0f} ms at most\n")
 
 
-def numbers() -> Iterator[str]:
-    yield f"Python {sys.version.split()[0]}"
-    yield f"{os.cpu_count()} cores"
-
-
 async def main() -> int:
     parser = argparse.ArgumentParser(description="Count Python's standard library.")
     parser.add_argument("--sample", type=int, help="count only so many files")
     files = modules_of_the_library(parser.parse_args().sample)
     checks = Checks()
-    print(f"a census of the standard library: {len(files)} files in {LIBRARY} ({', '.join(numbers())})\n")
+    print(f"a census of the standard library: {len(files)} files in {LIBRARY}, on {os.cpu_count()} cores\n")
     with tempfile.TemporaryDirectory(prefix="foliot-census-") as folder:
         async with Scheduler(app, database=f"{folder}/census.db") as scheduler:
             await census(scheduler, files, Path(folder), checks)

@@ -31,12 +31,9 @@ def test_the_census_of_forty_files_comes_out_as_expected(census: subprocess.Comp
 
 
 def test_the_census_shows_what_went_wrong_on_purpose(census: subprocess.CompletedProcess[str]) -> None:
-    letters = [line.split() for line in census.stdout.partition("dead letters\n")[2].splitlines()]
-    attempts = {words[0]: int(words[1]) for words in letters if len(words) > 2 and words[2] == "attempts"}
-
-    assert attempts["broken.py"] == 1, "no Python, so not tried again"
-    assert attempts["corect.py"] == 3, "not there, three times"
-    assert attempts["census.hang"] == 1
+    assert re.search(r"broken.py +tried once +SyntaxError: ", census.stdout), "no Python, so not tried again"
+    assert re.search(r"corect.py +tried 3 times +FileNotFoundError: ", census.stdout), "not there, three times"
+    assert re.search(r"census.hang +tried once +TaskTimeoutError: ", census.stdout)
     assert "retried corect.py as correct.py: retried, 1 function in 2 lines" in census.stdout
 
 

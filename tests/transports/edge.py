@@ -3,13 +3,12 @@ worker that does what the handler's name says: `ok` answers its payload, `fail` 
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import anyio
 import msgspec
-
 from foliot.actors import messages as m
 from foliot.actors.addresses import key_of, queue_address, session_address, shard_address, worker_address
 from foliot.actors.queue import QueueActor
@@ -142,22 +141,17 @@ class EdgeNode:
             self.bus, self.store, clock=self.clock, rng=Rng(2), shards=self.shards, directory=self.node.addresses,
             **self._options,
         )  # fmt: skip
-        self._group = anyio.create_task_group()
-        await self._group.__aenter__()
-        started = anyio.Event()
-
-        async def run() -> None:
-            await self.node.run(durable, started=started.set)
-
-        self._group.start_soon(run)
+        started = asyncio.Event()
+        # A plain task, since a fixture is entered and left by different ones.
+        self._life = asyncio.create_task(self.node.run(durable, started=started.set))
         await started.wait()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._group.cancel_scope.cancel()
-        await self._group.__aexit__(None, None, None)
+        self._life.cancel()
+        await asyncio.wait([self._life])
         await self.store.close()
 
     def start_worker(self, **options: Any) -> EchoWorker:
