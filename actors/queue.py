@@ -406,7 +406,7 @@ class QueueActor(Actor[m.QueueMessage]):
                 continue
             even = -(-min(self._waiting_total, credits.free) // credits.sessions_free)  # so that workers share a batch
             limit = ready.portion(band, min(min(session.free, room, permitted) // cost, even))
-            ids = self._serve(band, session.name, limit, now_ms)
+            ids = self._serve(band, session.name, limit, ready.until_ms(band), now_ms)
             if ids:
                 slots = len(ids) * cost
                 room -= slots
@@ -424,14 +424,16 @@ class QueueActor(Actor[m.QueueMessage]):
         for name, ids in granted.items():
             self._send_grants(name, ids, turn)
 
-    def _serve(self, band: Band, session: str, limit: int, now_ms: int) -> list[int]:
-        """Take up to `limit` tasks from the lanes of a band, in order, and count them as running."""
+    def _serve(self, band: Band, session: str, limit: int, until_ms: int, now_ms: int) -> list[int]:
+        """Take up to `limit` tasks that came until then from a band, in order, and count them as running."""
         ready, gates, known, waiting = self._ready, self._gates, self._known, self._waiting
         served: list[int] = []
         while limit > 0 and band.lanes:
             lane = ready.head(band)
+            if served and band.heap[0][0] > until_ms:
+                break
             gate = lane.gate
-            count = ready.ripe(band, lane, limit, now_ms) if limit > 1 and lane.count > 1 else 1
+            count = ready.ripe(band, lane, limit, until_ms, now_ms) if limit > 1 and lane.count > 1 else 1
             if gate is not None:
                 count = gates.allowance(lane, gate, now_ms, count)
                 if count <= 0:

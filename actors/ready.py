@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 QUANTUM: Final = 16  # slots served in one go where several tenants or shapes compete
 ORDER_SLACK_MS: Final = 20  # lanes of one tenant and level are served in order of age within this
 SWEEP_INTERVAL_MS: Final = 100  # rises are looked at no more often than this
+FOREVER_MS: Final = 1 << 62
 _PASS_SCALE: Final = 1 << 24
 
 
@@ -182,14 +183,23 @@ class ReadyLanes:
             return min(limit, QUANTUM // band.shape.cost or 1)
         return limit
 
-    def ripe(self, band: Band, lane: Lane, limit: int, now_ms: int) -> int:
+    def until_ms(self, band: Band) -> int:
+        """Return until when tasks of a band came that may go before those of the tenant's other bands at its level."""
+        active = band.share.active
+        if len(active) == 1:
+            return FOREVER_MS
+        return min(self._age(other)[0] for other in active if other is not band) + ORDER_SLACK_MS
+
+    def ripe(self, band: Band, lane: Lane, limit: int, until_ms: int, now_ms: int) -> int:
         """Return how many of at most `limit` tasks the lane, the first of its band, may give before another lane does."""
         limit = min(limit, lane.count)
         raised = lane.priority - band.share.level.number
         heap = band.heap
         if len(heap) > 1:
             next_ms = heap[1][0] if len(heap) == 2 or heap[1] < heap[2] else heap[2][0]
-            limit = lane.ripe(next_ms - raised * self._ageing_ms + ORDER_SLACK_MS, limit)
+            until_ms = min(next_ms + ORDER_SLACK_MS, until_ms)
+        if until_ms != FOREVER_MS:
+            limit = lane.ripe(until_ms - raised * self._ageing_ms, limit)
         if raised:
             limit = lane.ripe(now_ms - raised * self._ageing_ms, limit)
         return limit

@@ -11,7 +11,7 @@ import asyncio
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 import msgspec
 import structlog
@@ -56,10 +56,6 @@ def run_loop(main: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any]:
     return asyncio.run(main)
 
 
-def _terminated(number: int, _: object) -> NoReturn:
-    raise KeyboardInterrupt  # the event loop then ends in order, as with Ctrl-C
-
-
 def main(arguments: list[str]) -> int:
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger(30),  # warnings
@@ -68,14 +64,16 @@ def main(arguments: list[str]) -> int:
     name, text = arguments
     plan_type, part = PARTS[name]
     plan = msgspec.json.decode(text, type=plan_type)
-    signal.signal(signal.SIGTERM, _terminated)
 
     async def measure() -> dict[str, Any]:
+        own = asyncio.current_task()
+        assert own is not None
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, own.cancel)  # ends in order, as with Ctrl-C
         return await part(plan)
 
     try:
         figures = run_loop(measure())
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, asyncio.CancelledError):
         return 130
     print(msgspec.json.encode(figures).decode(), flush=True)
     return 0

@@ -25,7 +25,7 @@ from ..runtime.errors import UsageError
 
 DEFAULT_LIMIT: Final = 1 << 20  # bytes of one payload, and of one result
 
-_AT = re.compile(r"(?s)(.*) - at `(?:\$|key in \$)\.?([^`]*)`")
+_AT = re.compile(r"(?s)(.*) - at `(?:key` in `)?\$\.?([^`]*)`")
 _UNKNOWN = re.compile(r"Object contains unknown field `([^`]*)`")
 _MISSING = re.compile(r"Object missing required field `([^`]*)`")
 _MISMATCH = re.compile(r"Expected `([^`]*)`, got `([^`]*)`")

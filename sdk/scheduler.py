@@ -215,12 +215,11 @@ class Scheduler:
             while await self.store.retain(before_ms, limit=1_000) == 1_000:  # noqa: ASYNC110
                 await anyio.sleep(0.05)  # commits go first
 
-    def _worker_counts(self) -> dict[tuple[str, str], tuple[int, int]]:
-        totals: dict[tuple[str, str], tuple[int, int]] = {}
+    def _worker_counts(self) -> dict[tuple[str, str, int], int]:
+        totals: dict[tuple[str, str, int], int] = {}
         for worker in self.workers:
-            for key, (finished, taken) in worker.completions().items():
-                before = totals.get(key, (0, 0))
-                totals[key] = (before[0] + finished, before[1] + taken)
+            for key, count in worker.counts.items():
+                totals[key] = totals.get(key, 0) + count
         return totals
 
     def figures(self) -> dict[str, float]:

@@ -25,7 +25,6 @@ from ..actors.messages import (
     Heartbeat,
     HeldLeases,
     Kind,
-    OutcomeKind,
     Progress,
     ReportProgress,
     RunTasks,
@@ -538,16 +537,6 @@ class Worker:
                     key = (route.kind.tenant, route.template.queue, index + 1)
                     totals[key] = totals.get(key, 0) + count
         return totals
-
-    def completions(self) -> dict[tuple[str, str], tuple[int, int]]:
-        """Return, by (tenant, queue), how many attempts completed here and how many completions at least the shards have
-        acknowledged: those not answered yet, or refused as stale, may be of any queue."""
-        unsure = self._reports.refused + sum(1 for _ in self._reports.unreported())
-        return {
-            (tenant, queue): (count, max(count - unsure, 0))
-            for (tenant, queue, kind), count in self.counts.items()
-            if kind == OutcomeKind.COMPLETED
-        }
 
     @property
     def running(self) -> int:

@@ -135,6 +135,6 @@ def set_aside(connection: sqlite3.Connection, address: str, message: bytes, erro
 
 def checkpoint(connection: sqlite3.Connection, mode: str = "passive") -> int:
     """Copy the write-ahead log into the database as far as that goes without waiting. Returns the log's length in
-    pages, 0 if all of it was copied, so that the next commit starts it anew."""
-    _, pages, copied = connection.execute(f"pragma wal_checkpoint({mode})").fetchone()
-    return 0 if pages == copied else int(pages)
+    pages when it began. The next commit starts the log anew if none came since then and no reader is behind."""
+    pages: int = connection.execute(f"pragma wal_checkpoint({mode})").fetchone()[1]
+    return pages

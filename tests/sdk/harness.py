@@ -23,7 +23,6 @@ from foliot.actors.messages import (
     ReportOutcomes,
     ReportProgress,
     RunTasks,
-    Template,
     WorkerCredits,
     WorkerLeft,
 )
@@ -92,7 +91,7 @@ class WorkerHarness:
     def session(self) -> str:
         return self.worker.session
 
-    def kind(self, handler: Handler[..., Any], **changes: Any) -> Kind:
+    def kind(self, handler: Handler[..., Any], /, **changes: Any) -> Kind:
         template = msgspec.structs.replace(handler.template, **changes)
         return Kind(TENANT, fnv1a(f"{handler.name}{sorted(changes.items())}".encode()), template)
 

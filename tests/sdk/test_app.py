@@ -126,7 +126,7 @@ def test_a_local_function_cannot_run_in_a_child_process() -> None:
 
 
 def test_what_is_no_function_is_refused() -> None:
-    with pytest.raises(UsageError, match="the signature of 'shop.Thing' is that of a type, expected a function"):
+    with pytest.raises(UsageError, match=r"the signature of 'shop.Thing' is that of a type, expected a function"):
         Foliot("shop").task(type("Thing", (), {}))
 
 
@@ -145,7 +145,7 @@ def test_an_unknown_handler_is_named_with_the_known_ones() -> None:
 
 
 def test_the_context_is_the_first_parameter_by_annotation_or_name() -> None:
-    def named(ctx, number: int): ...  # type: ignore[no-untyped-def]  # noqa: ANN001,ANN202
+    def named(ctx, number: int): ...  # type: ignore[no-untyped-def]
 
     def value(ctx: int) -> None: ...
 

@@ -7,9 +7,10 @@ import io
 import logging
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
-import pytest
 from foliot.sdk import capture
 from foliot.sdk.capture import CHUNK, LIMIT, Capture, current, task_logger
 
@@ -34,30 +35,35 @@ def inside(kept: Kept, function: Any, *args: Any) -> None:
     context.run(function, *args)
 
 
-@pytest.fixture
-def routed(monkeypatch: pytest.MonkeyPatch) -> Any:
-    out, err = io.StringIO(), io.StringIO()
-    monkeypatch.setattr(sys, "stdout", out)
-    monkeypatch.setattr(sys, "stderr", err)
+@contextmanager
+def routed() -> Iterator[io.StringIO]:
+    """Route the output of this process; what passes through arrives here."""
+    before = sys.stdout, sys.stderr
+    out = io.StringIO()
+    sys.stdout = sys.stderr = out
     capture.install()
-    yield out
-    capture.uninstall()
-    assert (sys.stdout, sys.stderr) == (out, err)
+    try:
+        yield out
+        capture.uninstall()
+        assert (sys.stdout, sys.stderr) == (out, out)
+    finally:
+        sys.stdout, sys.stderr = before
 
 
-def test_output_goes_to_the_attempt_it_was_made_in(routed: io.StringIO) -> None:
+def test_output_goes_to_the_attempt_it_was_made_in() -> None:
     first, second = Kept(), Kept()
 
-    inside(first, print, "one")
-    inside(second, lambda: print("two", file=sys.stderr))
-    inside(first, lambda: sys.stdout.writelines(["a", "b"]))
-    print("nobody's")
+    with routed() as out:
+        inside(first, print, "one")
+        inside(second, lambda: print("two", file=sys.stderr))
+        inside(first, lambda: sys.stdout.writelines(["a", "b"]))
+        print("nobody's")
 
     assert (first.text(), second.text()) == ("one\nab", "two\n")
-    assert routed.getvalue() == "nobody's\n"
+    assert out.getvalue() == "nobody's\n"
 
 
-def test_records_of_the_standard_library_are_kept_too(routed: io.StringIO) -> None:
+def test_records_of_the_standard_library_are_kept_too() -> None:
     kept = Kept()
 
     def work() -> None:
@@ -67,8 +73,9 @@ def test_records_of_the_standard_library_are_kept_too(routed: io.StringIO) -> No
         except ValueError:
             logging.getLogger("shop").exception("failed")
 
-    inside(kept, work)
-    logging.getLogger("shop").warning("outside")
+    with routed():
+        inside(kept, work)
+        logging.getLogger("shop").warning("outside")
 
     text = kept.text()
     assert " warning  shop: only 3 left\n" in text
@@ -77,7 +84,7 @@ def test_records_of_the_standard_library_are_kept_too(routed: io.StringIO) -> No
     assert "outside" not in text
 
 
-def test_a_thread_in_another_context_is_not_the_attempts(routed: io.StringIO) -> None:
+def test_a_thread_in_another_context_is_not_the_attempts() -> None:
     kept = Kept()
 
     def work() -> None:
@@ -85,32 +92,36 @@ def test_a_thread_in_another_context_is_not_the_attempts(routed: io.StringIO) ->
         thread.start()
         thread.join()
 
-    inside(kept, work)
+    with routed() as out:
+        inside(kept, work)
 
     assert kept.text() == ""
-    assert routed.getvalue() == "elsewhere\n"
+    assert out.getvalue() == "elsewhere\n"
 
 
-def test_two_workers_share_the_routing_and_the_last_one_undoes_it(routed: io.StringIO) -> None:
-    capture.install()
-    capture.uninstall()
+def test_two_workers_share_the_routing_and_the_last_one_undoes_it() -> None:
     kept = Kept()
+    root = logging.getLogger()
+    handlers = list(root.handlers)
 
-    inside(kept, print, "still kept")
+    with routed():
+        capture.install()
+        capture.uninstall()
+        inside(kept, print, "still kept")
+        assert len(root.handlers) == len(handlers) + 1
 
     assert kept.text() == "still kept\n"
-    handlers = [handler for handler in logging.getLogger().handlers if type(handler).__module__ == capture.__name__]
-    assert len(handlers) == 1
+    assert root.handlers == handlers
 
 
-def test_what_somebody_else_put_in_place_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "stdout", io.StringIO())
-    monkeypatch.setattr(sys, "stderr", io.StringIO())
+def test_what_somebody_else_put_in_place_stays() -> None:
+    before, theirs = sys.stdout, io.StringIO()
     capture.install()
-    theirs = io.StringIO()
     sys.stdout = theirs
     capture.uninstall()
-    assert sys.stdout is theirs
+    found, sys.stdout = sys.stdout, before
+
+    assert found is theirs
 
 
 def test_an_attempt_keeps_a_bounded_amount_and_says_so() -> None:

@@ -187,7 +187,7 @@ def test_arguments_that_do_not_fit_are_refused_at_submission(
     ],
 )
 def test_a_payload_from_elsewhere_is_checked_too(payload: bytes, text: str) -> None:
-    with pytest.raises(PayloadError, match="payload of 'shop.by_position'") as caught:
+    with pytest.raises(PayloadError, match=r"payload of 'shop.by_position'") as caught:
         POSITIONAL.decode(payload)
     assert text in str(caught.value)
 
@@ -211,7 +211,7 @@ def test_a_payload_over_the_limit_is_refused_with_both_sizes() -> None:
 
 
 def test_a_result_that_is_no_data_is_refused() -> None:
-    with pytest.raises(ResultError, match="result of 'shop.example' of type object cannot be encoded"):
+    with pytest.raises(ResultError, match=r"result of 'shop.example' of type object cannot be encoded"):
         EXAMPLE.shape.encode_result(object())
     with pytest.raises(ResultError, match="has 1,048,581 bytes, expected at most 1,048,576"):
         EXAMPLE.shape.encode_result("x" * (1 << 20))

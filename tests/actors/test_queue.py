@@ -1,0 +1,464 @@
+"""The queue actor: what runs next, on whom, within which limits, and what it says of the rest."""
+
+from __future__ import annotations
+
+from foliot.actors import messages as m
+from foliot.actors.queue import RECOVERY_MS
+from foliot.runtime.ids import shard_of
+
+from .harness_queue import ADDRESS, START_MS, QueueHarness, kind
+
+
+def test_a_new_queue_asks_every_shard_and_grants_nothing_before_its_settings() -> None:
+    queue = QueueHarness(configured=False)
+    assert [(e.to, e.message) for e in queue.sent] == [
+        ("shard.0", m.QueueStarted(ADDRESS)),
+        ("shard.1", m.QueueStarted(ADDRESS)),
+    ]
+    ids = queue.offer(kind(), 2)
+    queue.offer(kind(), 1, shard=1)
+    queue.credit("w1", 10)
+    assert queue.granted_ids == []
+    assert queue.why(ids[0]).reason == "queue_paused"
+
+    queue.configure()
+
+    assert len(queue.granted_ids) == 3
+
+
+def test_settings_that_do_not_come_are_asked_for_again_ever_more_rarely() -> None:
+    queue = QueueHarness(configured=False)
+    queue.sent.clear()
+    queue.advance_ms(7_000)
+    assert len(queue.sent) == 2 * 3  # after 1, 3 and 7 s, of both shards
+    queue.configure()
+    assert queue.queue.due_ms() is None
+
+
+def test_limits_hold_across_a_restart_since_all_shards_are_heard_first() -> None:
+    queue = QueueHarness(configured=False)
+    queue.configure(concurrency=2)
+    queue.offer(kind(), 2, shard=0)
+    queue.credit("w1", 10)
+    assert queue.granted_ids == []  # shard 1 has not said what runs there
+
+    queue.send(m.OfferTasks(1, [], [m.LeasedLot(kind(), 5, "", "w1", queue.new_ids(1, shard=1))]))
+
+    assert len(queue.granted_ids) == 1
+    assert queue.read().running == 2
+
+
+def test_a_shard_that_says_nothing_holds_a_restarted_queue_up_only_briefly() -> None:
+    queue = QueueHarness(configured=False)
+    queue.configure()
+    [task] = queue.offer(kind())
+    queue.credit("w1", 1)
+    queue.advance_ms(RECOVERY_MS - 1)
+    assert queue.granted_ids == []
+    queue.advance_ms(1)
+    assert queue.granted_ids == [task]
+
+
+def test_tasks_are_granted_in_order_one_message_to_a_shard_and_session() -> None:
+    queue = QueueHarness()
+    first = queue.offer(kind(), 3, shard=0)
+    second = queue.offer(kind(), 3, shard=1)
+    queue.sent.clear()
+    queue.credit("w1", 5)
+    grants = [(e.to, e.message) for e in queue.sent]
+    assert grants == [
+        ("shard.0", m.GrantLeases(ADDRESS, "w1", first)),
+        ("shard.1", m.GrantLeases(ADDRESS, "w1", second[:2])),
+    ]
+    assert queue.read().offered == {5: 1}
+
+
+def test_offering_or_releasing_twice_changes_nothing() -> None:
+    queue = QueueHarness(concurrency=2)
+    ids = queue.offer(kind(), 3)
+    queue.offer_again(kind(), ids)
+    assert queue.read().offered == {5: 3}
+    queue.credit("w1", 10)
+    assert queue.granted_ids == ids[:2]
+    queue.offer_again(kind(), ids)
+    assert queue.read().offered == {5: 1}
+
+    queue.release(ids[0])
+    queue.release(ids[0])
+
+    assert queue.granted_ids == ids
+    assert queue.read().running == 2
+
+
+def test_one_lot_that_names_a_task_twice_offers_it_once() -> None:
+    queue = QueueHarness()
+    [task] = queue.offer(kind())
+    queue.withdraw(task)
+    queue.offer_again(kind(), [task, task])
+    queue.credit("w1", 10)
+    assert queue.granted_ids == [task]
+
+
+def test_a_withdrawn_task_is_not_granted_and_can_be_offered_again() -> None:
+    queue = QueueHarness()
+    ids = queue.offer(kind(), 5)
+    queue.withdraw(ids[0], ids[2])
+    queue.offer_again(kind(), [ids[2]], ready_ms=START_MS + 1)
+    queue.credit("w1", 10)
+    assert queue.granted_ids == [ids[1], ids[3], ids[4], ids[2]]
+
+
+def test_a_task_withdrawn_after_its_grant_counts_until_its_shard_refuses_it() -> None:
+    queue = QueueHarness(concurrency=1)
+    one, two = queue.offer(kind(), 2)
+    queue.credit("w1", 5)
+    queue.withdraw(one)
+    assert queue.granted_ids == [one]
+    queue.send(m.ReleaseTasks(0, [one], {"w1": 1}))
+    assert queue.granted_ids == [one, two]
+    assert queue.read().free_credits == 4
+
+
+def test_a_refused_grant_gives_the_credit_back_once() -> None:
+    queue = QueueHarness()
+    one, two, three = queue.offer(kind(), 3)
+    queue.credit("w1", 1)
+    queue.send(m.ReleaseTasks(0, [one], {"w1": 1}))
+    queue.send(m.ReleaseTasks(0, [one], {"w1": 1}))
+    assert queue.granted_ids == [one, two]
+    assert queue.why(three).reason == "no_free_slot"
+
+
+def test_a_grant_that_never_reached_its_shard_is_granted_again_when_offered_again() -> None:
+    queue = QueueHarness(concurrency=1)
+    [task] = queue.offer(kind())
+    queue.credit("w1", 1)
+    queue.advance_ms(10_000)
+    queue.running.clear()
+    queue.credit("w2", 1)
+    queue.offer_again(kind(), [task])
+    assert queue.granted == [(task, "w1"), (task, "w2")]
+    assert queue.read().running == 1
+
+
+# -- workers -----------------------------------------------------------------------------------------------------------
+
+
+def test_credits_under_way_are_not_granted_twice() -> None:
+    queue = QueueHarness()
+    queue.offer(kind(), 10)
+    queue.credit("w1", 4)
+    queue.credit("w1", 4, seen=1)  # it has seen one body of the four that are coming
+    assert len(queue.granted_ids) == 5
+
+
+def test_a_refresh_forgets_grants_that_have_been_under_way_for_too_long() -> None:
+    queue = QueueHarness()
+    queue.offer(kind(), 10)
+    queue.credit("w1", 4, seen=0)
+    queue.advance_ms(4_000)
+    queue.credit("w1", 4, seen=0, refresh=True)
+    assert len(queue.granted_ids) == 4
+    queue.advance_ms(1_000)
+    queue.credit("w1", 4, seen=0)
+    assert len(queue.granted_ids) == 4
+    queue.credit("w1", 4, seen=0, refresh=True)
+    assert len(queue.granted_ids) == 8
+
+
+def test_a_session_that_was_served_before_a_restart_begins_with_what_it_has_seen() -> None:
+    queue = QueueHarness()
+    queue.offer(kind(), 10)
+    queue.credit("w1", 3, seen=500)
+    assert len(queue.granted_ids) == 3
+    queue.credit("w1", 2, seen=505)  # two more bodies of the earlier life arrived
+    assert len(queue.granted_ids) == 5
+
+
+def test_workers_with_equal_credits_share_a_batch() -> None:
+    queue = QueueHarness()
+    for worker in ("w1", "w2", "w3"):
+        queue.credit(worker, 10)
+    queue.offer(kind(), 9)
+    by_worker = [session for _, session in queue.granted]
+    assert sorted(by_worker) == ["w1"] * 3 + ["w2"] * 3 + ["w3"] * 3
+    queue.offer(kind(), 1)
+    queue.offer(kind(), 1)
+    queue.offer(kind(), 1)
+    assert {session for _, session in queue.granted[9:]} == {"w1", "w2", "w3"}
+
+
+def test_required_labels_choose_who_may_and_preferred_ones_who_should() -> None:
+    queue = QueueHarness()
+    picky = kind(require=("gpu=true",), prefer=("zone=a", "mem>=64"))
+    queue.offer(picky, 6)
+    queue.credit("plain", 10, gpu="false", zone="a", mem="64")
+    assert queue.granted_ids == []
+    queue.credit("far", 10, gpu="true", zone="b")
+    assert len(queue.take_granted()) == 6
+    queue.credit("near", 2, gpu="true", zone="a")
+    queue.credit("best", 1, gpu="true", zone="a", mem="128")
+    queue.offer(picky, 4)
+    assert [session for _, session in queue.granted] == ["best", "near", "near", "far"]
+
+
+def test_a_session_that_ended_is_granted_nothing_even_if_its_credits_come_late() -> None:
+    queue = QueueHarness()
+    queue.credit("w1", 5)
+    queue.send(m.SessionEnded("w1", "left"))
+    queue.credit("w1", 5)
+    queue.offer(kind())
+    assert queue.granted_ids == []
+    assert queue.read().sessions == 0
+
+
+def test_credits_not_renewed_for_a_minute_are_void() -> None:
+    queue = QueueHarness()
+    queue.credit("w1", 5)
+    queue.advance_ms(60_001)
+    [task] = queue.offer(kind())
+    assert queue.granted_ids == []
+    assert queue.why(task).reason == "no_worker"
+
+
+def test_a_session_that_changes_its_labels_is_matched_by_the_new_ones() -> None:
+    queue = QueueHarness()
+    [task] = queue.offer(kind(require=("gpu",)))
+    queue.credit("w1", 1)
+    assert queue.granted_ids == []
+    queue.credit("w1", 1, gpu="yes")
+    assert queue.granted_ids == [task]
+
+
+def test_a_task_waits_for_a_worker_with_all_its_slots_free_and_lets_smaller_ones_pass() -> None:
+    queue = QueueHarness()
+    [large] = queue.offer(kind(cost=3))
+    [small] = queue.offer(kind(handler="small"))
+    queue.credit("w1", 2)
+    assert queue.granted_ids == [small]
+    explanation = queue.why(large)
+    assert explanation.reason == "no_free_slot"
+    assert explanation.text == (
+        "the task needs 3 slots at once; the most that one of 1 worker has free is 1, and ever had 2"
+    )
+    queue.credit("w1", 3)
+    assert queue.granted_ids == [small, large]
+
+
+# -- limits ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_queue_limit_counts_slots() -> None:
+    queue = QueueHarness(concurrency=5)
+    ids = queue.offer(kind(cost=2), 3)
+    queue.credit("w1", 10)
+    assert queue.granted_ids == ids[:2]
+    assert queue.why(ids[2]).text == "queue 'mail' runs 4 of 5 slots, and the task needs 2"
+    assert queue.why(ids[2]).reason == "queue_limit"
+    [small] = queue.offer(kind(handler="small"))
+    assert queue.granted_ids == [*ids[:2], small]
+    queue.release(small)
+    assert len(queue.granted_ids) == 3  # one slot is not enough
+    queue.release(ids[0])
+    assert queue.granted_ids[-1] == ids[2]
+
+
+def test_a_raised_or_lifted_queue_limit_lets_waiting_tasks_run() -> None:
+    queue = QueueHarness(concurrency=1)
+    ids = queue.offer(kind(), 4)
+    queue.credit("w1", 10)
+    assert len(queue.granted_ids) == 1
+    queue.configure(concurrency=3)
+    assert len(queue.granted_ids) == 3
+    queue.configure(concurrency=0)
+    assert queue.granted_ids == ids
+
+
+def test_a_blocked_key_never_holds_up_others() -> None:
+    queue = QueueHarness()
+    limited = kind(key_limit=2)
+    blocked = queue.offer(limited, 5, key="customer-7")
+    other = queue.offer(limited, 1, key="customer-8")
+    free = queue.offer(limited, 1)
+    queue.credit("w1", 10)
+    assert sorted(queue.granted_ids) == sorted([*blocked[:2], *other, *free])
+    explanation = queue.why(blocked[3])
+    assert (explanation.reason, explanation.text) == ("key_limit", "key 'customer-7' runs 2 of 2")
+    assert explanation.ahead == 1
+    queue.release(blocked[0])
+    assert queue.granted_ids[-1] == blocked[2]
+
+
+def test_a_key_is_shared_by_the_handlers_of_a_tenant_but_not_by_tenants() -> None:
+    queue = QueueHarness()
+    queue.credit("w1", 10)
+    queue.offer(kind(handler="one", key_limit=1), key="k")
+    queue.offer(kind(handler="two", key_limit=1), key="k")
+    queue.offer(kind("other", key_limit=1), key="k")
+    assert len(queue.granted_ids) == 2
+
+
+def test_a_key_may_start_only_so_often() -> None:
+    queue = QueueHarness()
+    limited = kind(key_rate=3, key_rate_ms=10_000)
+    ids = queue.offer(limited, 5, key="api")
+    queue.credit("w1", 10)
+    assert queue.granted_ids == ids[:3]
+    queue.release(*ids[:3])
+    explanation = queue.why(ids[3])
+    assert explanation.reason == "key_rate"
+    assert explanation.retry_at_ms == START_MS + 3_334
+    assert explanation.text == (
+        "key 'api' may start 3 per 10000 ms and has used them; the next may start in 3334 ms, at 2023-11-14 22:13:23Z"
+    )
+    queue.advance_ms(3_333)
+    assert len(queue.granted_ids) == 3
+    queue.advance_ms(1)
+    assert queue.granted_ids == ids[:4]
+    queue.advance_ms(3_333)
+    assert queue.granted_ids == ids
+    assert queue.queue.due_ms() is None
+
+
+def test_pausing_stops_grants_and_says_who_and_why() -> None:
+    queue = QueueHarness(paused=True, paused_by="ann", paused_why="mail server is down", paused_at_ms=START_MS)
+    [task] = queue.offer(kind())
+    queue.credit("w1", 1)
+    assert queue.granted_ids == []
+    assert queue.why(task).text == (
+        "queue 'mail' is paused by ann since 2023-11-14 22:13:20Z: mail server is down"
+    )
+    queue.configure()
+    assert queue.granted_ids == [task]
+
+
+# -- tenants -----------------------------------------------------------------------------------------------------------
+
+
+def test_nothing_of_a_tenant_runs_before_its_answer_and_the_question_is_repeated() -> None:
+    queue = QueueHarness()
+    queue.answers_tenants = False
+    queue.credit("w1", 5)
+    [task] = queue.offer(kind())
+    assert queue.granted_ids == []
+    assert queue.why(task).text == "tenant 'acme' has not yet said how much it may run"
+    queue.advance_ms(1_000)
+    assert [want.waiting for want in queue.wanted()] == [1, 1]
+    queue.send(queue.permits("acme"))
+    assert queue.granted_ids == [task]
+
+
+def test_a_tenant_without_a_limit_is_asked_once_and_reminded_while_it_is_active() -> None:
+    queue = QueueHarness()
+    queue.credit("w1", 100)
+    for _ in range(50):
+        queue.release(*queue.offer(kind(), 2))
+    assert len(queue.wanted()) == 1
+    queue.advance_ms(30_000)
+    assert len(queue.wanted()) == 1  # idle is silent
+    queue.offer(kind())
+    assert len(queue.wanted()) == 2
+
+
+def test_a_limited_tenant_never_runs_more_than_it_is_allowed_and_others_go_on() -> None:
+    queue = QueueHarness()
+    queue.allowed["acme"] = 2
+    ids = queue.offer(kind(), 5)
+    others = queue.offer(kind("globex"), 3)
+    queue.credit("w1", 10)
+    assert sorted(queue.granted_ids) == sorted([*ids[:2], *others])
+    explanation = queue.why(ids[2])
+    assert explanation.reason == "tenant_limit"
+    assert explanation.text == "tenant 'acme' runs 2 of 2 slots it is allowed in this queue"
+    queue.release(ids[0])
+    assert queue.granted_ids[-1] == ids[2]
+    queue.send(queue.permits("acme", 1))
+    queue.release(ids[1])
+    assert queue.granted_ids[-1] == ids[2]
+    queue.send(queue.permits("acme", -1))
+    assert queue.granted_ids[-2:] == ids[3:]
+
+
+def test_a_lowered_permit_is_acknowledged_with_its_number_and_every_slot_given_back_is_told() -> None:
+    queue = QueueHarness()
+    queue.allowed["acme"] = 3
+    ids = queue.offer(kind(), 9)
+    queue.credit("w1", 10)
+    queue.sent.clear()
+    queue.send(queue.permits("acme", 1))
+    queue.release(ids[0])
+    queue.release(ids[1])
+    told = [(want.running, want.allowed) for want in queue.wanted()]
+    assert told == [(3, 1), (2, 1), (1, 1)]
+    assert len({want.number for want in queue.wanted()}) == 1
+
+
+def test_permits_are_given_back_once_nothing_needs_them_and_asked_for_anew() -> None:
+    queue = QueueHarness()
+    queue.allowed["acme"] = 3
+    queue.credit("w1", 10)
+    queue.release(*queue.offer(kind(), 2))
+    queue.advance_ms(20_000)
+    assert queue.queue.due_ms() is None
+    last = queue.wanted()[-1]
+    assert (last.running, last.waiting) == (0, 0)
+    count = len(queue.wanted())
+    queue.answers_tenants = False
+    queue.offer(kind())
+    assert len(queue.granted_ids) == 2
+    assert len(queue.wanted()) == count + 1
+
+
+# -- what it says ------------------------------------------------------------------------------------------------------
+
+
+def test_why_names_the_missing_worker() -> None:
+    queue = QueueHarness()
+    [task] = queue.offer(kind(require=("gpu=true",)))
+    assert queue.why(task).text == "no worker serves queue 'mail'"
+    for worker in ("w1", "w2", "w3"):
+        queue.credit(worker, 1)
+    explanation = queue.why(task)
+    assert explanation.reason == "no_matching_worker"
+    assert explanation.text == "no worker with gpu=true; 3 workers connected"
+
+
+def test_why_a_requirement_that_cannot_be_read_never_runs() -> None:
+    queue = QueueHarness()
+    [task] = queue.offer(kind(require=("gpu==",)))
+    queue.credit("w1", 1, gpu="true")
+    assert queue.granted_ids == []
+    assert "'gpu==' is wrong at position 5" in queue.why(task).text
+
+
+def test_why_a_task_waits_in_line_and_how_many_are_before_it() -> None:
+    queue = QueueHarness()
+    ids = queue.offer(kind(), 5)
+    queue.credit("w1", 1)
+    assert queue.why(ids[4]).ahead == 3
+    assert queue.why(ids[4]).text == "none of 1 worker has a free slot"
+    assert queue.why(ids[0]).text == "granted to session 'w1' at 2023-11-14 22:13:20Z"
+    assert queue.why(12345).reason == "not_offered"
+
+
+def test_the_reading_counts_what_is_offered_what_runs_and_who_is_there() -> None:
+    queue = QueueHarness()
+    queue.offer(kind(), 3, priority=2)
+    queue.offer(kind(cost=2), 3, priority=8)
+    queue.credit("w1", 4)
+    queue.credit("w2", 0)
+    assert queue.read() == m.QueueRead(m.QueueConfig("default", "mail"), {8: 3}, 3, 1, 2)
+
+
+def test_an_idle_queue_is_silent_and_remembers_nothing() -> None:
+    queue = QueueHarness()
+    limited = kind(key_limit=1)
+    queue.credit("w1", 2_000)
+    for number in range(300):
+        queue.release(*queue.offer(limited, key=f"k{number}", shard=number % 2))
+    assert queue.queue.due_ms() is None or queue.advance_ms(120_000) is None
+    assert queue.queue.due_ms() is None
+    assert len(queue.granted_ids) == 300
+    assert {shard_of(task_id) for task_id in queue.granted_ids} == {0, 1}
+    actor = queue.queue
+    assert (len(actor._known), len(actor._lanes), len(actor._gates)) == (0, 0, 0)

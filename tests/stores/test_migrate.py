@@ -1,0 +1,74 @@
+"""Migrations are applied once, in order, and each whole or not at all."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+
+import pytest
+
+from foliot.stores.migrate import (
+    Migration,
+    UnknownHistoryError,
+    migrate_sqlite,
+    migrations_for,
+    schema_version,
+    statements,
+)
+
+_FIRST = migrations_for("sqlite")[:1]
+_SECOND = Migration(2, "second", "create table more (a);\ncreate index more_a on more (a);\n")
+
+
+@pytest.fixture
+def connection() -> Iterator[sqlite3.Connection]:
+    connection = sqlite3.connect(":memory:", isolation_level=None)
+    yield connection
+    connection.close()
+
+
+def test_missing_migrations_are_applied_in_order_and_recorded(connection: sqlite3.Connection) -> None:
+    assert migrate_sqlite(connection, _FIRST, now_ms=1) == 1
+    assert migrate_sqlite(connection, [*_FIRST, _SECOND], now_ms=2) == 1
+    assert migrate_sqlite(connection, [*_FIRST, _SECOND], now_ms=3) == 0
+
+    assert schema_version(connection) == 2
+    history = connection.execute("select number, name, applied_ms from migrations order by number").fetchall()
+    assert history == [(1, "initial", 1), (2, "second", 2)]
+
+
+def test_a_migration_that_fails_leaves_nothing(connection: sqlite3.Connection) -> None:
+    broken = Migration(2, "broken", "create table more (a);\ncreate table tasks (b);\n")
+    migrate_sqlite(connection, _FIRST, now_ms=1)
+
+    with pytest.raises(sqlite3.OperationalError, match="table tasks already exists"):
+        migrate_sqlite(connection, [*_FIRST, broken], now_ms=2)
+
+    assert schema_version(connection) == 1
+    assert connection.execute("select count(*) from sqlite_master where name = 'more'").fetchone() == (0,)
+
+
+def test_a_history_of_other_migrations_is_refused(connection: sqlite3.Connection) -> None:
+    migrate_sqlite(connection, [*_FIRST, _SECOND], now_ms=1)
+    other = Migration(2, "another", "create table other (a);")
+
+    with pytest.raises(UnknownHistoryError, match="second"):
+        migrate_sqlite(connection, [*_FIRST, other], now_ms=2)
+
+
+def test_scripts_are_cut_into_statements() -> None:
+    script = (
+        "-- a comment; with a semicolon\ncreate table a (b text default ';');\n\n"
+        "create trigger t after insert on a begin\n  delete from a;\n  delete from a;\nend;\n-- the end\n"
+    )
+
+    found = statements(script)
+
+    assert len(found) == 2
+    assert found[0].endswith("create table a (b text default ';');")
+    assert found[1].endswith("end;")
+
+
+def test_a_script_that_ends_within_a_statement_is_a_bug() -> None:
+    with pytest.raises(AssertionError, match="within a statement"):
+        statements("create table a (b);\ncreate table c (d)\n")

@@ -1,0 +1,124 @@
+"""Statements find their rows by an index, whatever the table's size, and groups are laid out as their trigger reads."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from foliot.actors.rows import Query, ReadKeys, ReadLane, ReadLanes, ReadTasks, ReadTimers, ShardChanges
+from foliot.stores import sqlite_file, sqlite_lists, sqlite_upkeep
+from foliot.stores.port import TaskFilter
+from foliot.stores.sqlite_group import MAX_STAGED, WIDTH, GroupWriter, Turn, staged
+from foliot.stores.sqlite_rows import Statement, answer_of, fetch, statement_of
+
+from .harness import NOW_MS
+
+
+@pytest.fixture
+def connection(tmp_path: Path) -> Iterator[sqlite3.Connection]:
+    path = str(tmp_path / "foliot.db")
+    sqlite_file.prepare(path, shards=2, now_ms=NOW_MS)
+    connection = sqlite_file.connect_writer(path)
+    yield connection
+    connection.close()
+
+
+_QUERIES: list[Query] = [
+    ReadTimers(1, 5, 6, 7, 8),
+    ReadLane(1, 2, 3, 4, 5),
+    ReadLanes(1, 2, 3),
+    ReadTasks(1, [1, 2]),
+    ReadKeys(1, "acme", ["a", "b", "c"], "r"),
+]
+_LISTS: list[Statement] = [
+    sqlite_lists.details([1]),
+    sqlite_lists.listed(TaskFilter()),
+    sqlite_lists.listed(TaskFilter(tenant="acme", states=(1, 2))),
+    sqlite_lists.listed(TaskFilter(handler="noop", before=7)),
+    sqlite_lists.logs(1, 0),
+]
+
+
+@pytest.mark.parametrize("statement", [statement_of(1, query) for query in _QUERIES] + _LISTS)
+def test_no_statement_reads_a_whole_table(connection: sqlite3.Connection, statement: Statement) -> None:
+    plan = [row[3] for row in connection.execute("explain query plan " + statement[0], statement[1])]
+
+    large = re.compile(r"SCAN (tasks|payloads|attempts|logs|progress|dedupe|requests)\b(?! USING INTEGER PRIMARY KEY)")
+    scans = [step for step in plan if large.match(step)]
+    if statement == sqlite_lists.listed(TaskFilter()):
+        scans = [step for step in scans if step != "SCAN tasks"]  # backwards from the end, one page
+    assert scans == []
+
+
+@pytest.mark.parametrize(
+    ("statement", "search"),
+    [
+        (statement_of(1, ReadTimers(1, 5, 6, 7, 8)), "timers (shard=? AND due_ms>? AND due_ms<?)"),
+        (statement_of(1, ReadLane(1, 2, 3, 4, 5)), "ready (shard=? AND lane=? AND due_ms>?)"),
+        (statement_of(1, ReadLanes(1, 2, 3)), "ready (shard=? AND lane>?)"),
+        (sqlite_lists.listed(TaskFilter(states=(1,))), "by_state (state=? AND template_id=? AND rowid<?)"),
+    ],
+)
+def test_pages_start_in_the_index(connection: sqlite3.Connection, statement: Statement, search: str) -> None:
+    plan = [row[3] for row in connection.execute("explain query plan " + statement[0], statement[1])]
+
+    assert any(search.split(" AND ")[0] in step and step.startswith("SEARCH tasks") for step in plan), plan
+    assert not any("TEMP B-TREE" in step for step in plan if "ready" in search or "timers" in search), plan
+
+
+def test_the_same_functions_work_in_place_without_a_thread(connection: sqlite3.Connection) -> None:
+    writer = GroupWriter(connection)
+    image = sqlite_upkeep.claim(connection, 1, "node-1")
+    changes = ShardChanges(1, image.epoch)
+    changes.inserted.append((4096, 7, 2, 5, NOW_MS, NOW_MS, 3, "", "", b"p"))
+    stale = ShardChanges(0, 1)
+
+    [written, refused] = writer.write([Turn(changes), Turn(stale)])
+
+    assert written is None
+    assert refused is not None
+    assert refused.shard == 0
+    query = ReadTasks(1, [4096])
+    answer = answer_of(query, fetch(connection, statement_of(1, query)))
+    assert [row.id for row in answer.rows] == [4096]  # type: ignore[union-attr]
+    assert connection.execute("select count(*) from stage").fetchone() == (0,)
+
+
+_rows = st.integers(0, 90)
+
+
+@given(turns=st.lists(st.tuples(_rows, _rows, _rows, _rows), min_size=1, max_size=12))
+def test_a_group_fills_statements_of_a_few_sizes_and_ends_with_the_ends_of_its_ranges(
+    turns: list[tuple[int, int, int, int]],
+) -> None:
+    group = []
+    for shard, (inserted, leased, moved, ended) in enumerate(turns):
+        changes = ShardChanges(shard, 1)
+        changes.inserted = [(1, 0, 0, 0, 0, 0, 0, "", "", b"p")] * inserted
+        changes.leased = [(2, 0, "", 0)] * leased
+        changes.moved = [(3, 0, 0, 0, 0, 0, 0)] * moved
+        changes.ended = [(4, 0, 0, 0, 0, b"", b"")] * ended
+        group.append(Turn(changes))
+
+    cells = staged(group)
+
+    rows = [cells[start : start + WIDTH] for start in range(0, len(cells), WIDTH)]
+    assert all(len(row) == WIDTH for row in rows)
+    ends = [sum(turn[part] for turn in turns) for part in range(4)]
+    ends = [sum(ends[: part + 1]) for part in range(4)]
+    assert rows[-1][:5] == [-1, *ends]
+    for part, (start, end) in enumerate(zip([0, *ends], ends, strict=False)):
+        assert {row[0] for row in rows[start:end]} <= {part + 1}
+    assert [row[:3] for row in rows[ends[-1] : ends[-1] + len(turns)]] == [[1, shard, 1] for shard in range(len(turns))]
+    assert len(rows) % MAX_STAGED in (0, *[size for size in range(1, MAX_STAGED) if size in _sizes()])
+
+
+def _sizes() -> list[int]:
+    powers = [1 << power for power in range(11)]
+    return sorted(powers + [size + size // 2 for size in powers if size > 1])
