@@ -29,7 +29,7 @@ class Claim:
     """One tenant in one queue; all amounts in slots."""
 
     __slots__ = (
-        "allowed", "blocked", "is_known", "must_tell", "next_ms", "number", "parked", "running", "shares", "step",
+        "allowed", "blocked", "given_back", "is_known", "must_tell", "next_ms", "number", "parked", "running", "shares", "step",
         "tenant", "told_ms", "told_running", "told_want", "waiting", "weight"
     )  # fmt: skip
 
@@ -39,6 +39,7 @@ class Claim:
         self.is_known = False  # the tenant has answered
         self.allowed = 0  # -1: no limit
         self.number = 0
+        self.given_back = 0  # the newest number whose permits were given back
         self.step = 1
         self.running = 0
         self.waiting = 0
@@ -91,20 +92,20 @@ class Permits:
 
     def granted(self, message: PermitsGranted, turn: Turn) -> Claim | None:
         """Take a tenant's answer. Returns the claim if it may run something now."""
-        claim = self._claims.get(message.tenant)
-        if claim is not None and message.number < claim.number:
-            return None
-        if claim is None or not (claim.running or claim.waiting):
-            if claim is not None:
-                claim.weight = max(message.weight, 1)
-                self._set_unlimited(claim, message) if message.allowed < 0 else self._forget(claim, message.number)
-            if message.allowed >= 0:
-                turn.send(tenant_address(message.tenant), WantPermits(self._queue, 0, 0, 0, message.number))
+        claim = self.claim(message.tenant)
+        if message.number < claim.number:
             return None
         claim.weight = max(message.weight, 1)
         if message.allowed < 0:
             self._set_unlimited(claim, message)
             return claim
+        if not (claim.running or claim.waiting):
+            self._give_back(claim, message.number, turn)
+            return None
+        if message.number <= claim.given_back:
+            claim.must_tell = True  # it cannot be used any more, so a new one is needed
+            self._changed[claim] = None
+            return None
         lowered = claim.is_known and (claim.allowed < 0 or message.allowed < claim.allowed)
         claim.must_tell = lowered or message.number == claim.number
         claim.is_known = True
@@ -133,9 +134,10 @@ class Permits:
         for claim in list(self._watched):
             if claim.next_ms > turn.now_ms:
                 continue
-            self._tell(claim, turn)
-            if not (claim.running or claim.waiting):
-                self._forget(claim, claim.number)
+            if claim.running or claim.waiting:
+                self._tell(claim, turn)
+            else:
+                self._give_back(claim, claim.number, turn)
         self._due_ms = min((claim.next_ms for claim in self._watched), default=0)
 
     def _is_worth_telling(self, claim: Claim, now_ms: int) -> bool:
@@ -180,13 +182,14 @@ class Permits:
         claim.number = max(message.number, claim.number)
         self._watched.pop(claim, None)
 
-    def _forget(self, claim: Claim, number: int) -> None:
-        """Hold no permits any more; the next task asks anew."""
+    def _give_back(self, claim: Claim, number: int, turn: Turn) -> None:
+        """Hold no permits any more, nor take those of `number` again; the next task asks anew."""
         claim.is_known = False
         claim.must_tell = True
         claim.allowed = 0
-        claim.number = max(number, claim.number)
+        claim.number = claim.given_back = number
         self._watched.pop(claim, None)
+        turn.send(tenant_address(claim.tenant), WantPermits(self._queue, 0, 0, 0, number))
 
     def _sweep(self) -> None:
         for claim in list(self._claims.values()):

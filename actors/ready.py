@@ -9,7 +9,9 @@ Ageing: a task that waited `ageing_ms` counts as one step higher, as if it had a
 stands where its oldest task stands, and gives out at that level only tasks that are as old.
 
 Fairness: serving a tenant moves its pass by slots / weight and the least pass is served next, so two backlogged tenants'
-passes never differ by more than one quantum each. A tenant that returns starts at the level's pass: idleness saves nothing.
+passes never differ by more than one quantum each. A tenant that returns starts at the level's pass: idleness saves
+nothing. One that was only held up, by a limit or for want of a large enough worker, keeps what it is behind, up to a few
+quanta; else small tasks would take every slot just before it has gathered enough of them.
 Source: Waldspurger and Weihl, Stride Scheduling, MIT/LCS/TM-528, 1995.
 """
 
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from .permits import Claim
 
 QUANTUM: Final = 16  # slots served in one go where several tenants or shapes compete
+HELD_UP_SLOTS: Final = 4 * QUANTUM  # what a tenant that was held up may be ahead of the others' turns
 ORDER_SLACK_MS: Final = 20  # lanes of one tenant and level are served in order of age within this
 SWEEP_INTERVAL_MS: Final = 100  # rises are looked at no more often than this
 FOREVER_MS: Final = 1 << 62
@@ -230,14 +233,14 @@ class ReadyLanes:
         for band in [band for band in where if band.shape.cost <= max_cost]:
             del where[band]
             band.parked_in = None
-            self._activate(band)
+            self._activate(band, behind=HELD_UP_SLOTS * _PASS_SCALE // band.share.claim.weight)
 
-    def _activate(self, band: Band) -> None:
+    def _activate(self, band: Band, *, behind: int = 0) -> None:
         share = band.share
         share.active.append(band)
         if not share.in_line:
             share.in_line = True
-            share.passed = max(share.passed, share.level.passed)
+            share.passed = max(share.passed, share.level.passed - behind)
             self._number += 1
             heappush(share.level.heap, (share.passed, self._number, share))
 

@@ -71,13 +71,13 @@ class PermitShares:
             # It may go by what an earlier life of this tenant's actor granted.
             holder.ceiling = message.allowed if message.number else 0
         elif message.number == holder.number:
-            holder.ceiling = holder.allowed
+            holder.allowed = holder.ceiling = message.allowed  # 0 if it gave back what it was granted under that number
         holder.running = message.running
         holder.want = message.running + message.waiting
         holder.step = max(message.step, 1)
         holder.heard_ms = now_ms
         holder.is_behind = message.number != holder.number or not holder.number
-        if not holder.want and not holder.is_behind and holder.allowed >= 0:
+        if not (holder.want or holder.allowed or holder.is_behind):
             del self._holders[message.queue]
 
     def grants(self, weight: int, now_ms: int, *, reserved: int = 0) -> list[tuple[str, PermitsGranted]]:
@@ -164,8 +164,9 @@ class PermitShares:
             kept = min(max(holder.allowed - fair[holder.queue], 0), left)
             fair[holder.queue] += kept
             left -= kept
-        for position, holder in enumerate(order):  # ... or waits where it may be wanted
-            part = left // (len(order) - position)
+        active = [holder for holder in order if holder.want]
+        for position, holder in enumerate(active):  # ... or waits where it may be wanted
+            part = left // (len(active) - position)
             fair[holder.queue] += part
             left -= part
         return fair

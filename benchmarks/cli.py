@@ -67,7 +67,7 @@ def _run(
     settings = _settings(**common)
     found = machine(settings.folder)
     if not as_json:
-        click.echo(f"{title}: seed {settings.seed}, {settings.repeat} runs, {settings.concurrency} attempts at once")
+        click.echo(f"{title}: seed {settings.seed}, runs {settings.repeat}, {settings.concurrency} attempts at once")
         click.echo(f"{found}")
         if found.file_system in ("tmpfs", "ramfs"):
             click.echo("these files are memory, not a disk: commits look faster than they are; see --dir", err=True)

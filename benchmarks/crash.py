@@ -27,7 +27,7 @@ from .jobs import pad
 from .plan import Plan
 
 _ONCE_SHARE: Final = 4  # every fourth task is to take effect exactly once
-_PAUSE_MS: Final = 20  # handlers take 0 to this long, so that some run when the process dies
+_PAUSE_MS: Final = 200  # handlers take 0 to this long, so that many run when the process dies
 _KILL_WITHIN_MS: Final = 300
 _BATCH: Final = 100
 _READY_S: Final = 60

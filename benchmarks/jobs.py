@@ -31,33 +31,25 @@ class Jobs:
 
         @self.app.task(queue=QUEUE)
         async def noop(pad: bytes) -> None:
-            self.started += 1
-            if self.started == self._awaited:
-                self._event.set()
+            self._began()
 
         @self.app.task(queue=QUEUE)
         async def due(at_ns: int, pad: bytes) -> None:
             """`at_ns`: on the wall clock."""
             self.late_ns.append(time.time_ns() - at_ns)
-            self.started += 1
-            if self.started == self._awaited:
-                self._event.set()
+            self._began()
 
         @self.app.task(queue=QUEUE)
         async def sent(at_ns: int, pad: bytes) -> None:
             """`at_ns`: on the monotonic clock, the same for all processes of the machine."""
             self.late_ns.append(time.perf_counter_ns() - at_ns)
-            self.started += 1
-            if self.started == self._awaited:
-                self._event.set()
+            self._began()
 
         @self.app.task(queue=QUEUE, timeout="1h")
         async def sleeper(seconds: float, pad: bytes) -> None:
-            self.started += 1
+            self._began()
             self.running += 1
             self.most_running = max(self.most_running, self.running)
-            if self.started == self._awaited:
-                self._event.set()
             try:
                 await asyncio.sleep(seconds)
             finally:
@@ -65,7 +57,7 @@ class Jobs:
 
         @self.app.task(queue=QUEUE, max_attempts=1)
         async def failing(pad: bytes) -> None:
-            self.started += 1
+            self._began()
             raise ValueError("made to fail")
 
         self.noop = noop
@@ -73,6 +65,11 @@ class Jobs:
         self.sent = sent
         self.sleeper = sleeper
         self.failing = failing
+
+    def _began(self) -> None:
+        self.started += 1
+        if self.started == self._awaited:
+            self._event.set()
 
     async def wait_for(self, started: int) -> None:
         """Wait until so many attempts began, without asking the scheduler."""

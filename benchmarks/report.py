@@ -45,7 +45,7 @@ _MEANINGS: Final = {
     "recovery_s": "from the start of the process to a new task completed, the slowest",
 }
 _TITLES: Final = {"us_per_task": "µs of CPU for each task, by stage"}
-_HIDDEN: Final = frozenset({"runs"})
+_HIDDEN: Final = frozenset({"runs", "seed"})
 
 
 def lines_of(figures: dict[str, Any], indent: str = "  ") -> Iterator[str]:

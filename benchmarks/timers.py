@@ -45,22 +45,23 @@ def instant(at_ms: int) -> datetime:
 
 async def at_one_instant(plan: InstantPlan) -> dict[str, Any]:
     """All tasks are due at the same millisecond."""
-    due_ms = time.time_ns() // 1_000_000 + plan.lead_ms
-    return await _run(plan, [due_ms] * plan.tasks)
+    return await _run(plan, [0] * plan.tasks)
 
 
 async def over_one_second(plan: SpreadPlan) -> dict[str, Any]:
     """The tasks are due evenly over a second."""
-    first_ms = time.time_ns() // 1_000_000 + plan.lead_ms
-    return await _run(plan, [first_ms + number * plan.span_ms // plan.tasks for number in range(plan.tasks)])
+    return await _run(plan, [number * plan.span_ms // plan.tasks for number in range(plan.tasks)])
 
 
-async def _run(plan: InstantPlan, due_ms: Sequence[int]) -> dict[str, Any]:
+async def _run(plan: InstantPlan, after_ms: Sequence[int]) -> dict[str, Any]:
+    """`after_ms`: when each task is due, from the first one on."""
     jobs = Jobs()
     async with plan.scheduler(jobs.app) as scheduler:
         client = scheduler.client()
+        first_ms = time.time_ns() // 1_000_000 + plan.lead_ms
+        due_ms = [first_ms + each for each in after_ms]
         result = await client.submit_many(_specs(plan, client, jobs, due_ms))
-        spare_ms = due_ms[0] - time.time_ns() // 1_000_000
+        spare_ms = first_ms - time.time_ns() // 1_000_000
         assert result.accepted == plan.tasks, f"{result.accepted} of {plan.tasks} tasks were accepted"
         assert spare_ms > 0, f"submitting took {-spare_ms} ms longer than there was time; expected a longer lead"
         await jobs.wait_for(plan.tasks)

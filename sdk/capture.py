@@ -179,6 +179,14 @@ def install() -> None:
     logging.getLogger().addHandler(_RootHandler())
 
 
+def ensure() -> None:
+    """Route again what somebody has replaced since, as pytest does between a fixture and its test."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is not None and not isinstance(stream, RoutedStream):
+            setattr(sys, name, RoutedStream(stream))
+
+
 def uninstall() -> None:
     """Undo one `install`. A stream somebody else has put in place since stays."""
     for name in ("stdout", "stderr"):

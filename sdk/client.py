@@ -182,9 +182,15 @@ class Client:
         """
         return await self.submit_spec(self._specs.make(handler, args, kwargs), handler)
 
+    @overload
     async def submit_with(
-        self, handler: Handler[..., R] | str, arguments: dict[str, Any], options: Options | None = None
-    ) -> Task[R]:
+        self, handler: Handler[..., R], arguments: dict[str, Any], options: Options | None = None
+    ) -> Task[R]: ...
+    @overload
+    async def submit_with(self, handler: str, arguments: dict[str, Any], options: Options | None = None) -> Task[Any]: ...
+    async def submit_with(
+        self, handler: Handler[..., Any] | str, arguments: dict[str, Any], options: Options | None = None
+    ) -> Task[Any]:
         """Submit one task whose arguments and options are told apart."""
         return await self.submit_spec(self._specs.make_with(handler, (), arguments, options or Options()), handler)
 

@@ -8,7 +8,6 @@ encode the payload.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
@@ -27,8 +26,7 @@ _CACHE_MAX: Final = 1_024
 _CONFLICTS: Final = ("return_existing", "reject", "replace")
 
 
-@dataclass(frozen=True)
-class Options:
+class Options(msgspec.Struct, frozen=True, kw_only=True):
     """How one task differs from its handler's template. None: as the handler says."""
 
     queue: str | None = None
@@ -43,7 +41,7 @@ class Options:
     past: str = "run"
 
 
-OPTION_NAMES: Final = frozenset(Options.__dataclass_fields__)
+OPTION_NAMES: Final = frozenset(Options.__struct_fields__)
 
 
 class Spec(msgspec.Struct, frozen=True, gc=False):
@@ -64,6 +62,7 @@ class SpecMaker:
         self._clock = clock
         self._pack = Packer().pack
         self._templates: dict[tuple[Any, ...], Template] = {}
+        self._spans: dict[str, int] = {}
 
     def make(self, handler: Handler[..., Any] | str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Spec:
         """Return the spec of a call. Raises: UsageError naming the argument or option."""
@@ -117,13 +116,25 @@ class SpecMaker:
             self._templates[key] = template
         return template
 
+    def _span_ms(self, delay: Span) -> int:
+        """Return a delay; texts are remembered, since a bulk submission repeats them."""
+        if not isinstance(delay, str):
+            return parse_span(delay, what="delay")
+        span_ms = self._spans.get(delay)
+        if span_ms is None:
+            span_ms = parse_span(delay, what="delay")
+            if len(self._spans) >= _CACHE_MAX:
+                self._spans.clear()
+            self._spans[delay] = span_ms
+        return span_ms
+
     def _due_ms(self, options: Options) -> int:
         if options.past not in ("run", "refuse"):
             raise InvalidOptionError("past", options.past, "'run' or 'refuse'")
         if options.delay is not None:
             if options.at is not None:
                 raise InvalidOptionError("at", options.at, "either a delay or a moment, not both")
-            delay_ms = parse_span(options.delay, what="delay")
+            delay_ms = self._span_ms(options.delay)
             return self._clock.now_ms() + delay_ms if delay_ms else 0
         if options.at is None:
             return 0

@@ -197,6 +197,7 @@ class _Bulk:
                 cause = cause.exceptions[0]
             assert isinstance(cause, FoliotError)
             raise BulkStoppedError(self._result.accepted, self._unknown, cause) from cause
+        self._result.refused.sort(key=lambda refusal: refusal.position)
         if self._keep_ids:
             for start in sorted(self._ids):
                 self._result.ids += self._ids.pop(start)

@@ -106,7 +106,7 @@ class TaskEndedError(FoliotError):
     code = "task_ended"
 
     def __init__(self, text: str, task_id: str, state: str) -> None:
-        super().__init__(text)
+        FoliotError.__init__(self, text)  # not the next in line, which words its own message
         self.task_id = task_id
         self.state = state
 

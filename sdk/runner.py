@@ -67,8 +67,8 @@ class Runner:
         progress_told: Callable[[Attempt], None],
         output_waits: Callable[[Attempt, bool], None],
     ) -> None:
-        """`ended`: called after each outcome was put into its lane. `progress_told`, `output_waits(attempt, full)`:
-        called on the loop."""
+        """`ended`: called whenever an outcome was put into its lane or slots became free. `progress_told`,
+        `output_waits(attempt, full)`: called on the loop."""
         self.config = config
         self.clock = clock
         self.progress_told = progress_told
@@ -128,7 +128,7 @@ class Runner:
                 attempt.task = create_task(self._run(attempt), context=base.copy())
             elif draining:
                 self._report(attempt, OutcomeKind.RETURNED)
-                self._release(attempt, started=False)
+                self._close(attempt, started=False)
             else:
                 self._wait_or_return(attempt, now_ms)
         self._start_waiting()
@@ -156,13 +156,13 @@ class Runner:
             name = attempt.route.template.handler
             text = f"handler {name!r} is unknown to this worker, expected a worker whose app defines it"
             self._report(attempt, OutcomeKind.FAILED, error=TaskError("UnknownTaskError", text))
-            self._release(attempt, started=False)
+            self._close(attempt, started=False)
             return
         bound = {"async": self.config.slots // 4 + 1, "thread": self.config.threads * 2,
                  "process": self.config.processes.limit * 2}[mode]  # fmt: skip
         if len(self._waiting[mode]) >= bound or attempt.route.cost > self.config.slots:
             self._report(attempt, OutcomeKind.RETURNED)
-            self._release(attempt, started=False)
+            self._close(attempt, started=False)
             return
         self._waiting[mode].append(attempt)
         self._waiting_count += 1
@@ -283,7 +283,7 @@ class Runner:
             classes = route.handler.retry_classes if route.handler is not None else {}
             fatal = is_fatal(ProcessDiedError, policy, classes)
             self._report(attempt, OutcomeKind.FAILED, error=error, fatal=fatal)
-        self._release(attempt)
+        self._close(attempt)
 
     def _process_freed(self) -> None:
         self._start_waiting()
@@ -303,7 +303,7 @@ class Runner:
             )
         else:
             self._report(attempt, OutcomeKind.COMPLETED, result=data)
-        self._release(attempt)
+        self._close(attempt)
 
     def _never_began(self, attempt: Attempt) -> None:
         """A coroutine was stopped before its first step."""
@@ -311,7 +311,7 @@ class Runner:
             self._report(attempt, OutcomeKind.RETURNED)
         else:
             self._report_stopped(attempt)
-        self._release(attempt)
+        self._close(attempt)
 
     def _raised(self, attempt: Attempt, error: BaseException) -> None:
         """A coroutine ended with an exception."""
@@ -328,13 +328,13 @@ class Runner:
             self._report(
                 attempt, OutcomeKind.FAILED, error=failure.error, fatal=failure.fatal, retry_after_ms=failure.retry_after_ms
             )
-        self._release(attempt)
+        self._close(attempt)
 
     def _returned(self, attempt: Attempt, data: bytes) -> None:
         """A coroutine returned although it shall stop."""
         if not attempt.given_up:
             self._report_stopped(attempt)
-        self._release(attempt)
+        self._close(attempt)
 
     def _report_stopped(self, attempt: Attempt, *, killed: bool = False) -> None:
         """Report an attempt that ended because it had to."""
@@ -377,7 +377,6 @@ class Runner:
         )  # fmt: skip
         attempt.route.counts[kind - 1] += 1
         self._drop(attempt)
-        self._ended()
 
     def _drop(self, attempt: Attempt) -> None:
         """The lease is over, whatever still runs."""
@@ -386,8 +385,12 @@ class Runner:
             if not self.running:
                 self.empty.set()
 
+    def _close(self, attempt: Attempt, *, started: bool = True) -> None:
+        """What ran is over: free its slots, and tell."""
+        self._release(attempt, started=started)
+        self._ended()
+
     def _release(self, attempt: Attempt, *, started: bool = True) -> None:
-        """What ran is over: its slots are free."""
         route = attempt.route
         running = self.running
         if running.get(attempt.body.id) is attempt:
@@ -446,7 +449,7 @@ class Runner:
                 self._report(attempt, OutcomeKind.RETURNED)
             else:
                 self._report_stopped(attempt)
-            self._release(attempt, started=False)
+            self._close(attempt, started=False)
             return
         if attempt.stopped is not None:
             attempt.stopped.set()
@@ -486,6 +489,7 @@ class Runner:
             attempt.given_up = True
             log.warning("attempt_abandoned", stop=attempt.stop, **attempt.fields())
             self._report_stopped(attempt, killed=True)
+            self._ended()
 
     def _due(self, attempt: Attempt) -> None:
         """A deadline of the attempt has come: see which."""
@@ -494,7 +498,7 @@ class Runner:
             self._waiting[attempt.route.mode].remove(attempt)
             self._waiting_count -= 1
             self._report(attempt, OutcomeKind.RETURNED)
-            self._release(attempt, started=False)
+            self._close(attempt, started=False)
         elif attempt.stop:
             self.force(attempt)
         elif attempt.route.plain_deadline and not attempt.body.deadline_ms:

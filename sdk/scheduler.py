@@ -6,6 +6,7 @@ is left in order: workers drain, what was not started is handed back, the store 
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket as sockets
 from collections.abc import Callable, Sequence
@@ -95,21 +96,53 @@ class Scheduler:
         self._options = options or SchedulerOptions(**overrides)
         self._clock: Clock = SystemClock()
         self._rng = Rng.of_the_system()
-        self._stack = AsyncExitStack()
-        self._group: TaskGroup | None = None
+        self._living: asyncio.Task[None] | None = None
+        self._leave = asyncio.Event()
         self.workers: list[Worker] = []
 
     # -- life ------------------------------------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Scheduler:
-        options = self._options
-        stack = self._stack
+        ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        # A task of its own, so that the block may be entered and left in different ones, as fixtures do.
+        self._living = asyncio.create_task(self._live(ready), name="foliot-scheduler")
+        await asyncio.wait([ready, self._living], return_when=asyncio.FIRST_COMPLETED)
+        if not ready.done():
+            await self._end()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:  # fmt: skip
+        self._leave.set()
+        await self._end()
+
+    async def stopped(self) -> None:
+        """Return when the scheduler has stopped of itself, which only a failure makes it do; leaving the block raises
+        that failure."""
+        assert self._living is not None
+        await asyncio.wait([self._living])
+
+    async def _end(self) -> None:
+        assert self._living is not None
         try:
-            self.store = await open_sqlite(
-                options.database, clock=self._clock, shards=options.shards,
-                config=SqliteConfig(synchronous=options.synchronous),
-            )  # fmt: skip
-            stack.push_async_callback(self.store.close)
+            await asyncio.shield(self._living)
+        except asyncio.CancelledError:
+            self._leave.set()
+            await asyncio.wait([self._living])
+            raise
+        except BaseExceptionGroup as group:
+            if len(group.exceptions) > 1:
+                raise
+            raise group.exceptions[0] from None
+
+    async def _live(self, ready: asyncio.Future[None]) -> None:
+        options = self._options
+        self.store = await open_sqlite(
+            options.database, clock=self._clock, shards=options.shards,
+            config=SqliteConfig(synchronous=options.synchronous),
+        )  # fmt: skip
+        try:
             self.shards = self.store.shards
             self.bus = MemoryBus(encode=options.encode_messages)
             self.node = self._make_node()
@@ -118,35 +151,25 @@ class Scheduler:
                 self.bus, self.store, clock=self._clock, rng=self._rng.stream("gateway"), shards=self.shards,
                 directory=self.node.addresses, worker_counts=self._worker_counts, figures=self.figures,
             )  # fmt: skip
-            self._group = await stack.enter_async_context(anyio.create_task_group())
-            stack.callback(self._group.cancel_scope.cancel)
-            started = anyio.Event()
-            self._group.start_soon(self._run_node, started.set, name="node")
-            await started.wait()
-            self._group.start_soon(self._tidy, name="janitor")
-            if options.socket is not None:
-                server = LocalServer(self.gateway, options.socket)
-                await stack.enter_async_context(server)
-            for number in range(options.workers if self._apps else 0):
-                self._start_worker(number)
-            stack.push_async_callback(self._drain)
-        except BaseException:
-            await stack.aclose()
-            raise
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> bool | None:  # fmt: skip
-        try:
-            return await self._stack.__aexit__(kind, error, traceback)
-        except BaseExceptionGroup as group:
-            # The group is this class's own affair; what the block raised, or the one thing that failed here, is not.
-            if len(group.exceptions) > 1:
-                raise
-            if group.exceptions[0] is error:
-                return False
-            raise group.exceptions[0] from None
+            async with anyio.create_task_group() as group:
+                started = anyio.Event()
+                group.start_soon(self._run_node, started.set, name="node")
+                await started.wait()
+                group.start_soon(self._tidy, name="janitor")
+                async with AsyncExitStack() as stack:
+                    if options.socket is not None:
+                        await stack.enter_async_context(LocalServer(self.gateway, options.socket))
+                    for number in range(options.workers if self._apps else 0):
+                        self._start_worker(number, group)
+                    ready.set_result(None)
+                    try:
+                        await self._leave.wait()
+                    finally:
+                        await self._drain()
+                group.cancel_scope.cancel()
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self.store.close()
 
     def client(self, *, tenant: str = "default") -> Client:
         """Return a client inside this process; it needs no `async with` of its own."""
@@ -186,9 +209,8 @@ class Scheduler:
 
         await self.node.run(durable, started=started)
 
-    def _start_worker(self, number: int) -> None:
+    def _start_worker(self, number: int, group: TaskGroup) -> None:
         options = self._options
-        assert self._group is not None
         name = f"{sockets.gethostname()}-{os.getpid()}-{number}"
         worker = Worker(
             self._apps, bus=self.bus, clock=self._clock, rng=self._rng.stream(f"worker/{number}"), name=name,
@@ -196,7 +218,7 @@ class Scheduler:
             processes=options.processes, labels=options.labels, drain_grace_ms=options.drain_grace_ms,
         )  # fmt: skip
         self.workers.append(worker)
-        self._group.start_soon(worker.run, name=f"worker-{number}")
+        group.start_soon(worker.run, name=f"worker-{number}")
 
     def _queues(self) -> Sequence[tuple[str, str]] | None:
         return [("default", name) for name in self._options.queues] or None

@@ -145,12 +145,21 @@ class SyncClient:
         spec = self._client.spec(handler, *args, **kwargs)
         return SyncTask(self, self._call(self._client.submit_spec, spec, handler))
 
+    @overload
     def submit_with(
-        self, handler: Handler[..., R] | str, arguments: dict[str, Any], options: Options | None = None
-    ) -> SyncTask[R]:
+        self, handler: Handler[..., R], arguments: dict[str, Any], options: Options | None = None
+    ) -> SyncTask[R]: ...
+    @overload
+    def submit_with(self, handler: str, arguments: dict[str, Any], options: Options | None = None) -> SyncTask[Any]: ...
+    def submit_with(
+        self, handler: Handler[..., Any] | str, arguments: dict[str, Any], options: Options | None = None
+    ) -> SyncTask[Any]:
         """Submit one task whose arguments and options are told apart."""
-        task: Task[R] = self._call(self._client.submit_with, handler, arguments, options)
-        return SyncTask(self, task)
+        spec = self._client.spec_with(handler, arguments, options or Options())
+        return SyncTask(self, self._call(self._client.submit_spec, spec, handler))
+
+    def spec_with(self, handler: Handler[..., Any] | str, arguments: dict[str, Any], options: Options) -> Spec:
+        return self._client.spec_with(handler, arguments, options)
 
     def spec(self, handler: Handler[..., Any] | str, /, *args: Any, **kwargs: Any) -> Spec:
         return self._client.spec(handler, *args, **kwargs)

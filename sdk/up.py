@@ -61,12 +61,19 @@ async def run_up(
         processes=processes, queues=tuple(queues or ()),
     )  # fmt: skip
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async with Scheduler(app, options=options):
+        async with Scheduler(app, options=options) as scheduler, anyio.create_task_group() as group:
             log.info("ready", database=database, socket=path, handlers=len(app.handlers), concurrency=concurrency)
             ready()
+
+            async def stop_with_the_scheduler() -> None:
+                await scheduler.stopped()
+                group.cancel_scope.cancel()
+
+            group.start_soon(stop_with_the_scheduler)
             async for number in signals:
                 log.info("draining", signal=signal.Signals(number).name)
                 signal.signal(signal.SIGTERM, signal.SIG_DFL)
                 signal.signal(signal.SIGINT, signal.SIG_DFL)
                 break
+            group.cancel_scope.cancel()
         log.info("stopped")

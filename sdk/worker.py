@@ -161,6 +161,7 @@ class Worker:
         self._flush_soon = False
         self._flush_timer: Timer | None = None
         self._flushed_ns = 0
+        self._held_back = False  # no work is asked for, since too many outcomes are unanswered
         self._tick: Timer | None = None
         self._output: dict[Attempt, None] = {}  # with output that was not sent
         self._output_timer: Timer | None = None
@@ -305,6 +306,7 @@ class Worker:
 
     def _run_tasks(self, message: RunTasks) -> None:
         runner = self._require()
+        capture.ensure()
         now_ms = self._clock.now_ms()
         routes = [self._route(kind) for kind in message.kinds]
         seen, before = self._seen, self._seen_before
@@ -400,15 +402,16 @@ class Worker:
 
     def _answered(self) -> None:
         self._answer.set()
-        if self._reports.pending >= self.config.unanswered_max // 2:
-            self._send_credits()  # it may have been the bound that held them back
+        if self._held_back and self._reports.pending <= self.config.unanswered_max // 2:
+            self._send_credits()
 
     def _send_credits(self, *, refresh: bool = False) -> None:
         runner = self._require()
         lines = self._lines
         now_ms = self._clock.now_ms()
         free = runner.config.slots - runner.used
-        if self.draining or self._reports.pending >= self.config.unanswered_max:
+        self._held_back = self._reports.pending >= self.config.unanswered_max
+        if self.draining or self._held_back:
             free = 0
         share(free, lines, [runner.room(line.needs, line.cost) for line in lines], now_ms, slots=runner.config.slots)
         address = session_address(self.session)

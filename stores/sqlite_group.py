@@ -67,8 +67,9 @@ create temp trigger go_apply instead of insert on go begin
     insert into dedupe (shard, tenant, key, task_id, expires_ms)
         select c2, c3, c4, c5, c6 from stage where n > new.ended and c1 = {_DEDUPE}
         on conflict do update set task_id = excluded.task_id, expires_ms = excluded.expires_ms;
-    delete from dedupe where (shard, tenant, key) in
-        (select c2, c3, c4 from stage where n > new.ended and c1 = {_CLEARED});
+    delete from dedupe where rowid in (select dedupe.rowid from stage
+        cross join dedupe on dedupe.shard = c2 and dedupe.tenant = c3 and dedupe.key = c4
+        where n > new.ended and c1 = {_CLEARED});
     insert into requests (shard, request_id, answer, expires_ms)
         select c2, c3, c4, c5 from stage where n > new.ended and c1 = {_REQUEST}
         on conflict do update set answer = excluded.answer, expires_ms = excluded.expires_ms;

@@ -12,6 +12,7 @@ import msgspec
 from ..actors.messages import Kind, LedgerEntry, QueueConfig, TenantConfig
 from ..actors.rows import TaskRow
 from ..actors.states import State
+from ..runtime.ids import MAX_ID
 from .port import AttemptRow, TaskDetail, TaskFilter
 from .sqlite_group import LABELS_SQL
 from .sqlite_rows import KINDS, PACKED, Statement, blob, encode_json, kinds_of, unpack
@@ -120,7 +121,7 @@ def details_of(row: Any) -> list[TaskDetail]:
 
 def listed(filter: TaskFilter) -> Statement:
     """Return the statement that `listed_of` reads. Pages are at most `LIST_MAX` long."""
-    before = filter.before or (1 << 63) - 1
+    before = min(filter.before, MAX_ID) or MAX_ID
     limit = max(min(filter.limit, LIST_MAX), 0)
     if not (filter.tenant or filter.queue or filter.handler or filter.states):
         return _LIST.format(_NEWEST), (before, limit)

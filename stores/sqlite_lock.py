@@ -1,6 +1,7 @@
 """One scheduler to a database file: an operating system's lock beside it, which dies with its process.
 
 The lock file stays when the lock is gone, since removing it would let two processes each lock a file of their own.
+A process forked without `exec` shares the lock and keeps it alive; so children are to be spawned.
 """
 
 from __future__ import annotations

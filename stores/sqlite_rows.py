@@ -30,6 +30,7 @@ from ..actors.rows import (
     TasksRead,
     TimersRead,
 )
+from ..runtime.ids import MAX_ID
 
 Statement = tuple[str, Sequence[Any]]
 PAGED_PAYLOAD_MAX: Final = 16_384
@@ -56,20 +57,38 @@ _PAGED_PAYLOAD: Final = (
     f"(select payload from payloads where payloads.id = tasks.id and length(payload) <= {PAGED_PAYLOAD_MAX})"
 )
 
+# A page goes on within the same due time, then with later ones. As one comparison, (due_ms, id) > (?, ?), it would read
+# all rows of that due time again for every page, and they can be a million.
+_PAGE: Final = f"""
+    select tasks.*, {_PAGED_PAYLOAD} as payload from (
+        select * from (select id from tasks indexed by {{index}}
+            where {{place}} and due_ms = {{due}} and id > {{id}} and {{due}} <= {{until}} order by id limit {{limit}})
+        union all
+        select * from (select id from tasks indexed by {{index}}
+            where {{place}} and due_ms > {{due}} and due_ms <= {{until}} order by due_ms, id limit {{limit}})
+        limit {{limit}}
+    ) found cross join tasks on tasks.id = found.id
+"""
+_OF_TIMERS: Final = "shard = ?1 and state in (1, 4)"
 _TIMERS: Final = f"""
 with page as materialized (
-    select tasks.*, {_PAGED_PAYLOAD} as payload from tasks indexed by timers
-    where shard = ?1 and state in (1, 4) and (due_ms, id) > (?2, ?3) and due_ms <= ?4 order by due_ms, id limit ?5
+    {_PAGE.format(index="timers", place=_OF_TIMERS, due="?2", id="?3", until="?4", limit="?5")}
+), last (due_ms, id) as materialized (
+    select * from (select due_ms, id from page order by due_ms desc, id desc limit 1)
+    union all select ?2, ?3 where not exists (select 1 from page)
 )
 select {PACKED}, {KINDS}, (
-    select due_ms from tasks indexed by timers where shard = ?1 and state in (1, 4) and (due_ms, id) > (?2, ?3)
-    order by due_ms, id limit 1 offset (select count(*) from page)
+    select coalesce(
+        (select tasks.due_ms from tasks indexed by timers
+            where {_OF_TIMERS} and tasks.due_ms = last.due_ms and tasks.id > last.id limit 1),
+        (select min(tasks.due_ms) from tasks indexed by timers where {_OF_TIMERS} and tasks.due_ms > last.due_ms)
+    ) from last
 ) from page
 """
 _LANE: Final = f"""
 with page as materialized (
-    select tasks.*, {_PAGED_PAYLOAD} as payload from tasks indexed by ready
-    where shard = ?1 and state = 2 and lane = ?2 and (due_ms, id) > (?3, ?4) order by due_ms, id limit ?5
+    {_PAGE.format(index="ready", place="shard = ?1 and state = 2 and lane = ?2", due="?3", id="?4", until=MAX_ID,
+                  limit="?5")}
 )
 select {PACKED}, {KINDS} from page
 """

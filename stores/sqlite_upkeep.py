@@ -113,16 +113,15 @@ def retain(connection: sqlite3.Connection, before_ms: int, limit: int) -> int:
 
 def retain_keys(connection: sqlite3.Connection, now_ms: int, limit: int) -> int:
     """Delete up to `limit` dedupe keys and as many requests that have expired, and return how many that were."""
+    gone = 0
     with transaction(connection):
-        keys: int = connection.execute(
-            "delete from dedupe where (shard, tenant, key) in (select shard, tenant, key from dedupe"
-            " where expires_ms <= ? order by expires_ms limit ?)", (now_ms, limit)
-        ).rowcount  # fmt: skip
-        requests: int = connection.execute(
-            "delete from requests where rowid in (select rowid from requests where expires_ms <= ? order by expires_ms"
-            " limit ?)", (now_ms, limit)
-        ).rowcount  # fmt: skip
-    return keys + requests
+        for table in ("dedupe", "requests"):
+            gone += connection.execute(
+                f"delete from {table} where rowid in"
+                f" (select rowid from {table} where expires_ms <= ? order by expires_ms limit ?)",
+                (now_ms, limit),
+            ).rowcount
+    return gone
 
 
 def set_aside(connection: sqlite3.Connection, address: str, message: bytes, error: str, at_ms: int) -> None:

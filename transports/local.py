@@ -20,7 +20,7 @@ import struct
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, cast
 
 import structlog
 
@@ -217,14 +217,13 @@ class _Connection(asyncio.Protocol):
         self._is_stopping = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        transport.set_write_buffer_limits(high=self._limits.write_buffer)
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but its bases
+        self._transport.set_write_buffer_limits(high=self._limits.write_buffer)
         if not self._server.admit(self):
             bound = self._limits.max_connections
             refusal = Refusal("overloaded", f"{bound} clients are connected, the bound; close some", 1_000)
             self._write(0, refusal)
-            transport.close()
+            self._transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._server.forget(self)
@@ -500,8 +499,7 @@ class _Link(asyncio.Protocol):
         self.is_open = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but its bases
         self.is_open = True
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -11,6 +11,7 @@ from foliot.actors import messages as m
 from foliot.actors.queue import QueueActor
 from foliot.runtime.actor import Turn
 from foliot.runtime.bus import Envelope
+from foliot.runtime.hashing import fnv1a
 from foliot.runtime.ids import IdSource, shard_of
 from foliot.runtime.rng import Rng
 
@@ -21,7 +22,7 @@ ADDRESS = "queue.default.mail"
 def kind(tenant: str = "acme", handler: str = "send", **policy: Any) -> m.Kind:
     template = m.Template(handler=handler, queue="mail", **policy)
     name = f"{tenant}/{handler}/{sorted(policy.items())}"
-    return m.Kind(tenant, int.from_bytes(name.encode(), "big") % (1 << 61), template)
+    return m.Kind(tenant, fnv1a(name.encode()) >> 1, template)
 
 
 class QueueHarness:

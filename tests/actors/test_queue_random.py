@@ -21,7 +21,7 @@ from .harness_queue import QueueHarness, kind
 KINDS = [
     kind("a"),
     kind("a", "limited", key_limit=2),
-    kind("a", "pair", cost=2, key_limit=1),
+    kind("a", "pair", cost=2, key_limit=2),  # as above: grants of one turn arrive in no certain order
     kind("b", "rated", key_rate=3, key_rate_ms=1_000),
     kind("b", "gpu", require=("gpu=true",), prefer=("zone=x",)),
     kind("c", "large", cost=3, require=("!gpu",), key_rate=2, key_rate_ms=700, key_limit=2),

@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-
 from foliot.stores.sqlite import SqliteConfig, SqliteStore, open_sqlite
 
 from .harness import TestClock

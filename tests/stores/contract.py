@@ -9,9 +9,6 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-
 from foliot.actors.messages import QueueConfig, TenantConfig
 from foliot.actors.rows import (
     KeysRead,
@@ -30,6 +27,8 @@ from foliot.actors.rows import (
 from foliot.actors.states import State
 from foliot.runtime.errors import StaleEpochError, StoreError
 from foliot.stores.port import Store, TaskFilter
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from .harness import NOW_MS, Database, Hand, kind_of
 

@@ -6,7 +6,6 @@ import sqlite3
 from collections.abc import Iterator
 
 import pytest
-
 from foliot.stores.migrate import (
     Migration,
     UnknownHistoryError,

@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from foliot.actors.states import State
 from foliot.runtime.errors import StoreInUseError
 from foliot.runtime.ids import shard_of

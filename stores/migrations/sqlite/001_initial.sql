@@ -94,9 +94,9 @@ create table dedupe (
     tenant text not null,
     key text not null,
     task_id integer not null,
-    expires_ms integer not null,
-    primary key (shard, tenant, key)
-) without rowid;
+    expires_ms integer not null
+);
+create unique index dedupe_of on dedupe (shard, tenant, key);
 create index dedupe_expiry on dedupe (expires_ms);
 
 create table requests (

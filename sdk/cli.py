@@ -1,0 +1,89 @@
+"""The command line, `foliot`: its commands, each loaded when it is called, so that help is there at once.
+
+Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 3 nobody there or try again later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any, Final
+
+import click
+
+_TOP: Final = {
+    "up": ("cli_up:up", "Run the scheduler and its workers in this process."),
+    "submit": ("cli_submit:submit", "Submit one task, or one for each line of a file."),
+    "tasks": ("cli_tasks:tasks", "List, show, cancel and retry tasks; their logs; why they wait."),
+    "dlq": ("cli_dlq:dlq", "Dead letters: list, show, retry, purge."),
+    "queues": ("cli_queues:queues", "List, pause, resume and limit queues."),
+    "workers": ("cli_node:workers", "List worker sessions."),
+    "tenants": ("cli_node:tenants", "List and limit tenants."),
+    "verify": ("cli_node:verify", "Check that nothing is lost: compare all ledgers."),
+    "bench": ("", "Measure this machine: throughput, latency, timers, memory, crash."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are called. `lazy`: name → (module:attribute, help)."""
+
+    def __init__(self, *args: Any, lazy: Mapping[str, tuple[str, str]], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._lazy = lazy
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self._lazy)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        found = self._lazy.get(cmd_name)
+        if found is None:
+            return None
+        if cmd_name == "bench":
+            return _bench()
+        module, _, attribute = found[0].partition(":")
+        command: click.Command = getattr(import_module(f".{module}", __package__), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in self._lazy.items()])
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in self._lazy and not args[0].startswith("-"):
+            names = ", ".join(self._lazy)
+            raise click.UsageError(f"there is no command {args[0]!r}, expected one of {names}", ctx)
+        return super().resolve_command(ctx, args)
+
+
+def _bench() -> click.Command:
+    """Benchmarks are optional at run time: a package without them says so."""
+    try:
+        from ..benchmarks.cli import bench
+    except ImportError as error:
+        reason = str(error)
+
+        @click.command("bench", context_settings={"ignore_unknown_options": True})
+        @click.argument("args", nargs=-1, type=click.UNPROCESSED)
+        def missing(args: tuple[str, ...]) -> None:
+            """Not in this installation."""
+            raise click.ClickException(f"the benchmarks are not in this installation: {reason}")
+
+        return missing
+    command: click.Command = bench
+    return command
+
+
+class _Main(LazyGroup):
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        kwargs.setdefault("prog_name", "foliot")
+        return super().main(*args, **kwargs)
+
+
+@click.group(cls=_Main, lazy=_TOP, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="foliot", message="foliot %(version)s")
+def main() -> None:
+    """Foliot: a distributed task scheduler and job queue.
+
+    Start a scheduler with `foliot up --app module:app`; the other commands talk to it through its local socket: the one
+    given with --socket, or in FOLIOT_ADDRESS, or ./foliot.sock.
+    """

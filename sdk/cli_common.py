@@ -1,0 +1,214 @@
+"""What all commands share: the way to the scheduler, output for people and for programs, errors and exit codes."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import functools
+import json
+import os
+import sys
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final, NoReturn, TypeVar
+
+import click
+import msgspec
+
+from ..runtime.errors import FoliotError, NotFoundError, UnavailableError, UsageError
+from .client import Client
+from .errors import DuplicateTaskError
+
+EXIT_FAILED: Final = 1
+EXIT_USAGE: Final = 2
+EXIT_UNAVAILABLE: Final = 3
+DEBUG_VARIABLE: Final = "FOLIOT_DEBUG"
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Session:
+    """Where to, for whom, and how to print."""
+
+    address: str | None
+    tenant: str
+    as_json: bool
+
+    def run(self, work: Callable[[Client], Awaitable[T]]) -> T:
+        """Connect, do the work, and turn errors into one line and an exit code."""
+
+        async def connected() -> T:
+            async with Client(self.address, tenant=self.tenant) as client:
+                return await work(client)
+
+        return guarded(lambda: asyncio.run(connected()), as_json=self.as_json)
+
+    def rows(self, rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, empty: str) -> None:
+        """Print one JSON object a line, or a table of `columns`."""
+        if self.as_json:
+            for row in rows:
+                echo_json(row)
+        elif not rows:
+            click.echo(empty, err=True)
+        else:
+            table(rows, columns)
+
+    def document(self, value: Mapping[str, Any], text: str) -> None:
+        """Print a JSON document, or the text."""
+        if self.as_json:
+            echo_json(value)
+        else:
+            click.echo(text)
+
+
+def connected(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the options of a connection, and the `Session` as its first argument."""
+
+    @click.option("--socket", "address", metavar="PATH", envvar="FOLIOT_ADDRESS", help="The scheduler's local socket.")
+    @click.option("--tenant", default="default", show_default=True, envvar="FOLIOT_TENANT", help="Whose tasks.")
+    @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+    @functools.wraps(function)
+    def command(*args: Any, address: str | None, tenant: str, as_json: bool, **kwargs: Any) -> Any:
+        return function(Session(address, tenant, as_json), *args, **kwargs)
+
+    return command
+
+
+# -- errors ------------------------------------------------------------------------------------------------------------
+
+
+def guarded(work: Callable[[], T], *, as_json: bool = False) -> T:
+    """Return what `work` returns; end the process with one line on standard error if it raises."""
+    try:
+        return work()
+    except (click.ClickException, click.Abort, click.exceptions.Exit):
+        raise
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:
+        if os.environ.get(DEBUG_VARIABLE):
+            raise
+        fail(_innermost(error), as_json=as_json)
+
+
+def _innermost(error: BaseException) -> BaseException:
+    """Return what a group was raised for: an error raised on purpose before any other."""
+    while isinstance(error, BaseExceptionGroup):
+        wanted, others = error.split(FoliotError)
+        error = (wanted or others or error).exceptions[0]
+    return error
+
+
+def fail(error: BaseException, *, as_json: bool = False) -> NoReturn:
+    """Print the error and end the process with its code."""
+    code = error.code if isinstance(error, FoliotError) else "internal"
+    text = str(error)
+    if not isinstance(error, FoliotError):
+        text = f"internal error: {type(error).__name__}: {error} (set {DEBUG_VARIABLE}=1 to see where)"
+    text = " ".join(text.split())
+    if as_json:
+        click.echo(json.dumps({"error": {"code": code, "message": text}}, ensure_ascii=False), err=True)
+    else:
+        click.echo(f"foliot: {text}", err=True)
+    sys.exit(exit_code(error))
+
+
+def exit_code(error: BaseException) -> int:
+    """Return what a script learns of an error."""
+    if isinstance(error, DuplicateTaskError | NotFoundError):
+        return EXIT_FAILED
+    if isinstance(error, UsageError):
+        return EXIT_USAGE
+    return EXIT_UNAVAILABLE if isinstance(error, UnavailableError) else EXIT_FAILED
+
+
+# -- input -------------------------------------------------------------------------------------------------------------
+
+
+def parse_arguments(pairs: Iterable[str]) -> dict[str, Any]:
+    """Return arguments of `key=value` texts; a value that is JSON is that, any other is text."""
+    out: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise click.BadParameter(f"{pair!r} is not key=value")
+        try:
+            out[key] = json.loads(value)
+        except ValueError:
+            out[key] = value
+    return out
+
+
+def parse_object(text: str, where: str = "the payload") -> dict[str, Any]:
+    """Return a JSON object. Raises: click.BadParameter."""
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise click.BadParameter(f"{where} is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise click.BadParameter(f"{where} is a JSON {type(value).__name__}, expected an object of named arguments")
+    return value
+
+
+# -- output ------------------------------------------------------------------------------------------------------------
+
+
+def plain(value: Any) -> Any:
+    """Return a value in types JSON has: structs as objects, moments as ISO text, bytes in base 64."""
+    match value:
+        case msgspec.Struct():
+            return {name: plain(getattr(value, name)) for name in value.__struct_fields__}
+        case dict():
+            return {str(key): plain(each) for key, each in value.items()}
+        case list() | tuple():
+            return [plain(each) for each in value]
+        case datetime():
+            return value.isoformat()
+        case bytes():
+            return base64.b64encode(value).decode()
+        case None | bool() | int() | float() | str():
+            return value
+        case _:
+            return str(value)
+
+
+def echo_json(value: Any) -> None:
+    click.echo(json.dumps(plain(value), ensure_ascii=False))
+
+
+def cell(value: Any) -> str:
+    """Return a value as a table or a line shows it."""
+    if value is None or value == "":
+        return "-"
+    if isinstance(value, datetime):
+        return value.strftime("%Y-%m-%d %H:%M:%SZ")
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return str(value)
+
+
+def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
+    """Print a table: drawn on a terminal, else in columns without borders, nothing cut off."""
+    cells = [[cell(row.get(column)) for column in columns] for row in rows]
+    titles = [column.replace("_", " ") for column in columns]
+    if sys.stdout.isatty():
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
+        drawn = Table(*titles, box=None, header_style="bold")
+        for line in cells:
+            drawn.add_row(*[Text(text, style=_STYLES.get(text, "")) for text in line])
+        Console().print(drawn)
+        return
+    widths = [max(len(line[at]) for line in [titles, *cells]) for at in range(len(columns))]
+    for line in [titles, *cells]:
+        click.echo("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
+
+
+_STYLES: Final = {
+    "completed": "green", "running": "cyan", "dead": "bold red", "failed": "red", "cancelled": "yellow",
+    "expired": "yellow", "retrying": "magenta", "alive": "green", "silent": "red", "draining": "yellow",
+}  # fmt: skip

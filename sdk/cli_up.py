@@ -1,0 +1,68 @@
+"""`foliot up`: the scheduler and its workers in one process."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Coroutine
+from typing import Any
+
+import click
+
+from .cli_common import guarded
+
+
+@click.command()
+@click.option("--app", "app_ref", required=True, metavar="MODULE:APP", help="Where the app is, such as shop.tasks:app.")
+@click.option("--db", "database", default="./foliot.db", show_default=True, metavar="PATH", help="The database file.")
+@click.option("--socket", metavar="PATH", help="The local socket. [default: next to the database]")
+@click.option("--concurrency", type=click.IntRange(1, 100_000), default=256, show_default=True, help="Attempts at once.")
+@click.option("--threads", type=click.IntRange(1, 10_000), default=32, show_default=True, help="For plain functions.")
+@click.option("--processes", type=click.IntRange(0, 1_000), help="For isolated handlers. [default: the number of cores]")
+@click.option("--shards", type=click.IntRange(1, 1_024), default=2, show_default=True, help="Of a new database.")
+@click.option("--queue", "queues", multiple=True, metavar="NAME", help="Serve only these. [default: all the app names]")
+@click.option("--log-json", is_flag=True, help="Log JSON lines.")
+def up(
+    app_ref: str,
+    database: str,
+    socket: str | None,
+    concurrency: int,
+    threads: int,
+    processes: int | None,
+    shards: int,
+    queues: tuple[str, ...],
+    log_json: bool,
+) -> None:
+    """Run the scheduler and its workers in this process, until Ctrl-C or SIGTERM; then drain.
+
+    Clients and the other commands reach it through its local socket.
+    """
+
+    def serve() -> None:
+        from .up import run_up
+
+        _run(
+            run_up(
+                app_ref,
+                database=database,
+                socket=socket,
+                concurrency=concurrency,
+                threads=threads,
+                processes=os.cpu_count() or 1 if processes is None else processes,
+                shards=shards,
+                queues=list(queues),
+                log_json=log_json,
+            )
+        )
+
+    guarded(serve)
+
+
+def _run(work: Coroutine[Any, Any, None]) -> None:
+    """Run on uvloop where there is one."""
+    try:
+        import uvloop
+    except ImportError:
+        asyncio.run(work)
+    else:
+        uvloop.run(work)
