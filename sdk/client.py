@@ -139,6 +139,7 @@ class Client:
         self._channel = channel or open_channel(address, clock=self._clock, connect_timeout_ms=connect_timeout_ms)
         self._specs = SpecMaker(self._clock)
         self._submitter = Submitter(self._channel, tenant, clock=self._clock, rng=rng or Rng.of_the_system())
+        self._has_met = False
         self._watcher = Watcher(self._channel, tenant, clock=self._clock)
 
     async def __aenter__(self) -> Client:
@@ -162,8 +163,11 @@ class Client:
         return answer
 
     async def hello(self) -> api.Welcome:
-        """Ask who is there. Raises: NotRunningError, VersionError."""
-        return await self._ask(api.Hello(), api.Welcome)
+        """Ask who is there, and learn the handlers that tasks may name. Raises: NotRunningError, VersionError."""
+        welcome = await self._ask(api.Hello(), api.Welcome)
+        self._specs.learn(welcome.handlers)
+        self._has_met = True
+        return welcome
 
     # -- submitting ------------------------------------------------------------------------------------------------
 
@@ -176,10 +180,12 @@ class Client:
 
         `args`, `kwargs`: the handler's arguments, and options: queue, priority, delay, at, dedupe_key, key, on_conflict,
         max_attempts, timeout, past ("run" or "refuse" what is due in the past). An option's name that the handler has as
-        a parameter belongs to the handler; use `submit_with` then. A handler may be named by text; its arguments are
-        checked by the worker then.
+        a parameter belongs to the handler; use `submit_with` then. A handler may be named by text: its own options hold,
+        but its arguments are checked by the worker only, and a concurrency key has to be given.
         Raises: PayloadError, InvalidOptionError, DuplicateTaskError, OverloadedError, RateLimitedError, ...
         """
+        if not self._has_met and isinstance(handler, str):
+            await self.hello()
         return await self.submit_spec(self._specs.make(handler, args, kwargs), handler)
 
     @overload
@@ -192,6 +198,8 @@ class Client:
         self, handler: Handler[..., Any] | str, arguments: dict[str, Any], options: Options | None = None
     ) -> Task[Any]:
         """Submit one task whose arguments and options are told apart."""
+        if not self._has_met and isinstance(handler, str):
+            await self.hello()
         return await self.submit_spec(self._specs.make_with(handler, (), arguments, options or Options()), handler)
 
     async def submit_spec(self, spec: Spec, handler: Handler[..., Any] | str = "") -> Task[Any]:
@@ -200,7 +208,8 @@ class Client:
         return Task(self, number, handler=handler or spec.template.handler, existing=existing)
 
     def spec(self, handler: Handler[..., Any] | str, /, *args: Any, **kwargs: Any) -> Spec:
-        """Return a task to submit later with `submit_many`; arguments and options as for `submit`."""
+        """Return a task to submit later with `submit_many`; arguments and options as for `submit`. A handler named by
+        text is known by its options once the client was entered, or has said `hello`."""
         return self._specs.make(handler, args, kwargs)
 
     def spec_with(self, handler: Handler[..., Any] | str, arguments: dict[str, Any], options: Options) -> Spec:

@@ -7,7 +7,7 @@ encode the payload.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any, Final
 
@@ -16,6 +16,7 @@ import msgspec
 from ..actors.addresses import check_handler
 from ..actors.messages import Priority, TaskSpec, Template
 from ..runtime.clock import Clock
+from ..transports.api import HandlerView
 from .durations import Span, parse_span, to_instant_ms
 from .errors import PastDueError
 from .handler import Handler
@@ -63,12 +64,19 @@ class SpecMaker:
         self._pack = Packer().pack
         self._templates: dict[tuple[Any, ...], Template] = {}
         self._spans: dict[str, int] = {}
+        self._known: dict[str, HandlerView] = {}
+
+    def learn(self, handlers: Iterable[HandlerView]) -> None:
+        """Know these handlers by name from now on: tasks that name one get its template and priority."""
+        self._known = {handler.template.handler: handler for handler in handlers}
+        self._templates.clear()
 
     def make(self, handler: Handler[..., Any] | str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Spec:
         """Return the spec of a call. Raises: UsageError naming the argument or option."""
         if OPTION_NAMES.isdisjoint(kwargs):
             if isinstance(handler, str):
-                return Spec(self._template(handler, None), self._payload_of_name(handler, args, kwargs))
+                payload = self._payload_of_name(handler, args, kwargs)
+                return Spec(self._template(handler, None), payload, 0, self._priority_of_name(handler))
             payload, key = handler.prepare(args, kwargs)
             return Spec(handler.template, payload, 0, handler.default_priority, key)
         own: Sequence[str] = () if isinstance(handler, str) else parameters_of(handler)
@@ -80,7 +88,8 @@ class SpecMaker:
     ) -> Spec:
         """Return the spec of a call whose options are told apart from its arguments."""
         if isinstance(handler, str):
-            payload, key, priority = self._payload_of_name(handler, args, kwargs), "", int(Priority.NORMAL)
+            payload, key = self._payload_of_name(handler, args, kwargs), ""
+            priority = self._priority_of_name(handler)
         else:
             payload, key = handler.prepare(args, kwargs)
             priority = handler.default_priority
@@ -101,6 +110,14 @@ class SpecMaker:
         except (TypeError, ValueError, OverflowError) as error:
             raise PayloadError(name, "", f"cannot be encoded: {error}", "values msgpack has") from error
 
+    def _priority_of_name(self, name: str) -> int:
+        known = self._known.get(name)
+        return known.priority if known is not None else int(Priority.NORMAL)
+
+    def _template_of_name(self, name: str) -> Template:
+        known = self._known.get(name)
+        return known.template if known is not None else Template(check_handler(name))
+
     def _template(self, handler: Handler[..., Any] | str, options: Options | None) -> Template:
         if options is None:
             key: tuple[Any, ...] = (handler,)
@@ -108,7 +125,7 @@ class SpecMaker:
             key = (handler, options.queue, options.on_conflict, options.max_attempts, options.timeout)
         template = self._templates.get(key)
         if template is None:
-            template = Template(check_handler(handler)) if isinstance(handler, str) else handler.template
+            template = self._template_of_name(handler) if isinstance(handler, str) else handler.template
             if options is not None:
                 template = msgspec.structs.replace(template, **_changes(options))
             if len(self._templates) >= _CACHE_MAX:

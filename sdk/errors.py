@@ -12,7 +12,7 @@ from ..actors.messages import TaskError, TaskRefusal
 from ..runtime.bus import Refusal, RefusedError
 from ..runtime.errors import FoliotError, NotFoundError, UnavailableError, UsageError
 from ..runtime.ids import to_text
-from .app import UnknownTaskError
+from .app import UnknownTaskError as UnknownTaskError
 from .context import TaskCancelledError as TaskCancelledError
 
 

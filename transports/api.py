@@ -24,6 +24,7 @@ from ..actors.messages import (
     TasksAnswered,
     TasksEnded,
     TasksSubmitted,
+    Template,
     TenantConfig,
     TenantConfigured,
     WatchTasks,
@@ -147,14 +148,23 @@ class ReadStats(Message, frozen=True, tag=True):
 # -- answers -----------------------------------------------------------------------------------------------------------
 
 
+class HandlerView(Message, frozen=True):
+    """A handler that is known by name: what its tasks have in common."""
+
+    template: Template
+    priority: int
+
+
 class Welcome(Message, frozen=True, tag=True):
-    """`product`: the version of foliot; `started_ms`: since when this gateway has been there."""
+    """`product`: the version of foliot; `started_ms`: since when this gateway has been there. `handlers`: those that
+    tasks may name; empty where any name may be known to some worker."""
 
     version: int
     product: str
     shards: int
     started_ms: int
     now_ms: int
+    handlers: list[HandlerView] = msgspec.field(default_factory=list)
 
 
 class AttemptView(Message, frozen=True):

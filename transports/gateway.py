@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import difflib
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -40,6 +40,7 @@ from ..actors.messages import (
     TasksDescribed,
     TasksEnded,
     TasksExplained,
+    Template,
     TenantConfig,
     TenantRead,
     WatchTasks,
@@ -57,6 +58,7 @@ from .admission import EdgeLimits, InvalidOptionError, TooLargeError
 from .api import (
     VERSION,
     GetTasks,
+    HandlerView,
     Hello,
     LedgerVerified,
     ListQueues,
@@ -87,7 +89,7 @@ from .api import (
 )
 from .balance import Baseline, EdgeSnapshot, WorkerCounts, balance, completions
 from .entrance import EdgeCount, Entrance
-from .views import kinds_by_tenant, view_of_detail, why_without_queue
+from .views import view_of_detail, views_of_rows, why_without_queue
 
 log = structlog.get_logger("foliot.transports")
 
@@ -101,7 +103,7 @@ class Gateway:
 
     `directory`: the addresses of the live actors of a kind ("worker", "queue", "tenant") on this node, sorted.
     `worker_counts`: the third count of the ledger, if this process has workers. `figures`: what the node tells about
-    itself, by name. `handlers`: the names that are known, if others are to be refused.
+    itself, by name. `handlers`: template and default priority by name, if other names are to be refused.
 
     A gateway is also the channel (`sdk.channel`) of clients in its own process.
     """
@@ -119,7 +121,7 @@ class Gateway:
         directory: Callable[[str], list[str]],
         worker_counts: WorkerCounts | None = None,
         figures: Callable[[], dict[str, float]] | None = None,
-        handlers: Callable[[], Collection[str]] | None = None,
+        handlers: Callable[[], Mapping[str, tuple[Template, int]]] | None = None,
         limits: EdgeLimits | None = None,
         product: str = "",
     ) -> None:
@@ -302,7 +304,7 @@ class Gateway:
             )
         )
         next_before = rows[-1].id if len(rows) == request.limit else 0
-        return TasksListed(kinds_by_tenant(rows, kinds), next_before)
+        return TasksListed(views_of_rows(rows, kinds), next_before)
 
     async def _logs(self, request: ReadLogs, timeout_ms: int) -> LogsRead:
         if not await self._find(request.tenant, [request.id]):
@@ -423,7 +425,11 @@ class Gateway:
     # -- the node --------------------------------------------------------------------------------------------------
 
     async def _hello(self, request: Hello, timeout_ms: int) -> Welcome:
-        return Welcome(VERSION, self._product, self._shards, self._since_ms, self._clock.now_ms())
+        handlers = [HandlerView(template, priority) for template, priority in self._known().values()]
+        return Welcome(VERSION, self._product, self._shards, self._since_ms, self._clock.now_ms(), handlers)
+
+    def _known(self) -> Mapping[str, tuple[Template, int]]:
+        return self._handlers() if self._handlers is not None else {}
 
     async def _read_ledgers(self, timeout_ms: int) -> list[LedgerEntry]:
         """Return the shards' own counters, of all shards. Raises: FoliotError if one does not answer."""

@@ -73,6 +73,16 @@ class NotRunningError(UnavailableError):
         self.path = path
 
 
+class SocketForbiddenError(UsageError):
+    """The socket belongs to somebody else."""
+
+    code = "socket_forbidden"
+
+    def __init__(self, path: str) -> None:
+        super().__init__(f"the socket {path!r} may be used by its owner only, expected the user who runs the scheduler")
+        self.path = path
+
+
 class ConnectionLostError(UnavailableError):
     """The connection broke while the request was under way; its outcome is unknown."""
 
@@ -459,6 +469,8 @@ class LocalChannel:
             loop = asyncio.get_running_loop()
             try:
                 _, link = await loop.create_unix_connection(_Link, resolve_socket(self.path))
+            except PermissionError as error:
+                raise SocketForbiddenError(self.path) from error
             except OSError as error:
                 raise NotRunningError(self.path) from error
             self._link = link

@@ -139,6 +139,6 @@ def why_without_queue(view: TaskView, memory: TaskInMemory | None, now_ms: int) 
             return Why(view.id, state, "ended", text)
 
 
-def kinds_by_tenant(rows: Iterable[TaskRow], kinds: dict[int, Kind]) -> list[TaskView]:
+def views_of_rows(rows: Iterable[TaskRow], kinds: dict[int, Kind]) -> list[TaskView]:
     """Return listed tasks in the order of their rows."""
     return [view_of_row(row, kinds.get(row.template_id)) for row in rows]

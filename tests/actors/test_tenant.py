@@ -374,7 +374,7 @@ class Cluster:
                 self.turn(each)
 
 
-@pytest.mark.parametrize("seed", range(2000))
+@pytest.mark.parametrize("seed", range(40))
 def test_all_queues_together_never_run_more_than_the_tenant_may_and_lastly_use_all_of_it(seed: int) -> None:
     concurrency = 1 + seed % 7
     cluster = Cluster(seed, concurrency, queues=2 + seed % 3)

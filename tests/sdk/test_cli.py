@@ -193,11 +193,10 @@ def test_dead_letters_are_listed_shown_retried_and_purged(sh: Shell) -> None:
 
 def test_dead_letters_are_retried_by_filter(sh: Shell) -> None:
     for n in range(3):
-        sh.text("submit", "shop.broken", "-p", f"n={n}", "--wait", code=1)
+        sh.text("submit", "shop.broken", "-p", f"n={n}", "--queue", "mail", "--wait", code=1)
 
-    print(sh.text("tasks", "list"), sh.text("dlq", "list"), sh.text("dlq","list","--queue","mail"))
     assert sh.json("dlq", "retry", "--queue", "mail") == {"retried": 3}
-    assert sh.json("dlq", "retry", "--queue", "other") == {"retried": 0}
+    assert sh.json("dlq", "retry", "--handler", "other") == {"retried": 0}
     assert sh("dlq", "retry").exit_code == 2
 
 

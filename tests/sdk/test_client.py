@@ -29,6 +29,7 @@ from foliot.sdk.errors import (
     ResultTimeoutError,
     TaskFailedError,
     TaskNotFoundError,
+    UnknownTaskError,
     error_of,
 )
 from foliot.sdk.payload import PayloadError
@@ -128,6 +129,19 @@ async def test_a_wrong_call_is_refused_with_what_was_expected(client: Client, op
         await client.submit(ok, **options)
 
     assert (await client.page()).tasks == []
+
+
+async def test_a_handler_named_by_text_brings_its_own_options(tmp_path: Path) -> None:
+    known = {"ok": (ok.template, ok.default_priority)}
+    async with EdgeNode(tmp_path / "foliot.db", handlers=lambda: known) as node:
+        client = Client(channel=node.gateway, tenant="acme")
+        info = await (await client.submit("ok", n=1)).info()
+        spec = client.spec("ok", n=1, max_attempts=2)
+        with pytest.raises(UnknownTaskError, match="handler 'okay' is unknown, expected one of ok"):
+            await client.submit("okay", n=1)
+
+    assert (info.max_attempts, info.priority) == (7, 2)
+    assert (spec.template.max_attempts, spec.priority) == (2, 2)
 
 
 async def test_what_is_due_in_the_past_runs_at_once_by_default(client: Client, node: EdgeNode) -> None:

@@ -326,6 +326,7 @@ class StoreContract:
             assert isinstance(page, TimersRead)
             assert page.token == 7
             found += [(row.due_ms, row.id) for row in page.rows]
+            assert len(found) <= len(timers)
             beyond = [due for due, task_id in timers if (due, task_id) > (found[-1] if found else (0, 0))]
             assert page.next_due_ms == (beyond[0] if beyond else 0)
             assert len(page.kinds) == min(len(page.rows), 1)
@@ -359,6 +360,7 @@ class StoreContract:
             assert isinstance(answer, LanesRead)
             assert len(answer.lanes) <= limit
             lanes += answer.lanes
+            assert len(lanes) <= len(model)
             if not answer.lanes:
                 break
         found: dict[int, list[tuple[int, int]]] = {}
@@ -371,6 +373,7 @@ class StoreContract:
                 if not page.rows:
                     break
                 found.setdefault(lane, []).extend([(row.due_ms, row.id) for row in page.rows])
+                assert len(found[lane]) <= len(model[lane])
                 after = found[lane][-1]
 
         assert lanes == sorted(model)
@@ -517,12 +520,13 @@ class StoreContract:
         assert [row.id for row in found] == expected[::-1]
         assert all(row.payload is None for row in found)
 
-    async def test_a_list_without_a_filter_pages_through_everything(self, store: Store) -> None:
+    @pytest.mark.parametrize("filter", [TaskFilter(), TaskFilter(tenant="acme"), TaskFilter(states=(1, 2))])
+    async def test_a_list_pages_through_everything(self, store: Store, filter: TaskFilter) -> None:
         hand = await Hand.of(store)
         ids = await hand.add(7)
 
-        first, _ = await store.list(TaskFilter(limit=4))
-        second, _ = await store.list(TaskFilter(limit=4, before=first[-1].id))
+        first, _ = await store.list(msgspec.structs.replace(filter, limit=4))
+        second, _ = await store.list(msgspec.structs.replace(filter, limit=4, before=first[-1].id))
 
         assert [row.id for row in first + second] == ids[::-1]
 

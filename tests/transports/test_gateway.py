@@ -170,7 +170,7 @@ async def test_the_tenants_refusal_is_passed_on_with_its_retry_after(node: EdgeN
 
 
 async def test_an_unknown_handler_is_refused_with_the_likeliest_names(tmp_path: Path) -> None:
-    known = ["shop.send_mail", "shop.other"]
+    known = {name: (m.Template(name), 5) for name in ("shop.send_mail", "shop.other")}
     async with EdgeNode(tmp_path / "foliot.db", handlers=lambda: known) as node:
         answer = await node.submit(spec(), handler="shop.send_mial")
 
