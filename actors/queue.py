@@ -33,18 +33,6 @@ _SHARD_SHIFT: Final = 12  # of runtime.ids.shard_of, which is too slow to call f
 _SHARD_MASK: Final = 1_023
 
 
-class Grant:
-    """Tasks of one kind granted to a session in one go: what its ids count as while they run."""
-
-    __slots__ = ("at_ms", "gate", "line", "session")
-
-    def __init__(self, line: Line, gate: KeyGate | None, session: str, at_ms: int) -> None:
-        self.line = line
-        self.gate = gate
-        self.session = session
-        self.at_ms = at_ms
-
-
 class QueueActor(Actor[m.QueueMessage]):
     """Matches ready tasks with worker credits: highest priority first, tenants in turn. `shards`: how many there are."""
 
@@ -164,90 +152,6 @@ class QueueActor(Actor[m.QueueMessage]):
             if ids:
                 self._add(lot, ids, ready_ms, now_ms)
 
-    def _add(self, lot: m.Lot, ids: list[int], ready_ms: list[int], now_ms: int) -> None:
-        """Put tasks that are new here into their lane."""
-        kind = lot.kind
-        priority = min(max(lot.priority, 0), m.LOWEST_PRIORITY)
-        name = (kind.tenant, kind.template_id, priority, lot.key)
-        lane = self._lanes.get(name)
-        if lane is None:
-            lane = self._new_lane(name, kind, now_ms)
-            line, gate = lane.line, lane.gate
-            lane.add(ids, ready_ms)
-            if gate is not None and self._gates.allowance(lane, gate, now_ms, 1) <= 0:
-                self._park(lane, gate, now_ms)
-            else:
-                self._ready.place(lane, now_ms)
-        else:
-            line = lane.line
-            head_ms = lane.ready[lane.head]
-            lane.add(ids, ready_ms)
-            if lane.band is None:
-                line.claim.blocked += len(ids) * line.shape.cost
-            elif lane.ready[lane.head] != head_ms:
-                self._ready.reorder(lane, now_ms)
-        count = len(ids)
-        if count == 1:
-            self._known[ids[0]] = lane
-        else:
-            self._known.update(dict.fromkeys(ids, lane))
-        self._waiting[priority] += count
-        self._waiting_total += count
-        line.claim.waiting += count * line.shape.cost
-        self._permits.changed(line.claim, now_ms)
-
-    def _new_of(self, lot: m.Lot, now_ms: int) -> tuple[list[int], list[int]]:
-        """Return those of a lot that are not waiting or running yet."""
-        fresh: dict[int, int] = {}
-        for task_id, ready_ms in zip(lot.ids, lot.ready_ms, strict=True):
-            entry = self._known.get(task_id)
-            if isinstance(entry, Grant):
-                if now_ms - entry.at_ms < GRANT_LOST_MS:
-                    continue  # the offer and the grant crossed
-                self._end([task_id], now_ms)
-                entry = None
-            if entry is None and task_id not in fresh:
-                fresh[task_id] = ready_ms
-        return list(fresh), list(fresh.values())
-
-    def _adopt(self, leased: m.LeasedLot, now_ms: int) -> None:
-        """Count what runs already, by a lease older than this actor."""
-        ids = [task_id for task_id in leased.ids if self._known.get(task_id).__class__ is not Grant]
-        self._withdraw(ids, now_ms)
-        line = self._line(leased.kind)
-        gate, _ = self._gates.of(leased.kind.tenant, leased.key, leased.kind.template, now_ms)
-        grant = Grant(line, gate, leased.session, now_ms)
-        for task_id in ids:
-            self._known[task_id] = grant
-        slots = len(ids) * line.shape.cost
-        self._running += slots
-        line.claim.running += slots
-        if gate is not None and line.key_limit:
-            gate.running += len(ids)
-        self._permits.changed(line.claim, now_ms)
-
-    def _withdraw(self, ids: list[int], now_ms: int) -> None:
-        """Forget references that wait. One that was granted meanwhile is refused, and so released, by its shard."""
-        known = self._known
-        for task_id in ids:
-            lane = known.get(task_id)
-            if not isinstance(lane, Lane):
-                continue
-            del known[task_id]
-            head_ms = lane.ready[lane.head]
-            lane.remove(task_id)
-            self._waiting[lane.priority] -= 1
-            self._waiting_total -= 1
-            claim, cost = lane.line.claim, lane.line.shape.cost
-            claim.waiting -= cost
-            if lane.band is None:
-                claim.blocked -= cost
-            self._permits.changed(claim, now_ms)
-            if not lane.count:
-                self._drop(lane, now_ms)
-            elif lane.band is not None and lane.ready[lane.head] != head_ms:
-                self._ready.reorder(lane, now_ms)
-
     def _release(self, message: m.ReleaseTasks, now_ms: int) -> None:
         released = self._end(message.ids, now_ms)
         for session, slots in message.refused_by_session.items():
@@ -255,105 +159,6 @@ class QueueActor(Actor[m.QueueMessage]):
             released -= slots
             if slots > 0:
                 self._feed(self._credits.give_back(session, slots))
-
-    def _end(self, ids: list[int], now_ms: int) -> int:
-        """Stop counting tasks as running; ids that do not run are skipped. Returns how many slots became free."""
-        known = self._known
-        grant: Grant | None = None
-        count = freed = 0
-        for task_id in ids:
-            entry = known.get(task_id)
-            if entry is grant and entry is not None:  # ids granted together mostly end together
-                del known[task_id]
-                count += 1
-            elif isinstance(entry, Grant):
-                if grant is not None:
-                    freed += self._ended(grant, count, now_ms)
-                del known[task_id]
-                grant, count = entry, 1
-        if grant is not None:
-            freed += self._ended(grant, count, now_ms)
-        if freed:
-            self._wake_over_limit()
-        return freed
-
-    def _ended(self, grant: Grant, count: int, now_ms: int) -> int:
-        line = grant.line
-        slots = count * line.shape.cost
-        self._running -= slots
-        claim = line.claim
-        claim.running -= slots
-        self._permits.changed(claim, now_ms)
-        if claim.parked:
-            self._ready.wake(claim.parked, claim.room())
-        gate = grant.gate
-        if gate is not None and line.key_limit:
-            gate.running -= count
-            if gate.parked:
-                self._open(gate, now_ms)
-            elif not gate.lanes:
-                self._gates.discard_if_idle(gate, now_ms)
-        return slots
-
-    # -- lanes ---------------------------------------------------------------------------------------------------------
-
-    def _line(self, kind: m.Kind) -> Line:
-        line = self._lines.get((kind.tenant, kind.template_id))
-        if line is None:
-            if len(self._lines) >= self._lines_sweep_at:
-                self._sweep_lines()
-            template = kind.template
-            shape = self._credits.shape(template.require, template.prefer, max(template.cost, 1))
-            shape.lines += 1
-            line = self._lines[kind.tenant, kind.template_id] = Line(kind, self._permits.claim(kind.tenant), shape)
-        elif not line.lanes:
-            line.claim = self._permits.claim(kind.tenant)  # the old one was forgotten if it was idle
-        line.claim.step = max(line.claim.step, line.shape.cost)
-        return line
-
-    def _new_lane(self, name: LaneName, kind: m.Kind, now_ms: int) -> Lane:
-        line = self._line(kind)
-        gate, rate = self._gates.of(kind.tenant, name[3], kind.template, now_ms)
-        lane = self._lanes[name] = Lane(name, line, gate, rate)
-        line.lanes += 1
-        if gate is not None:
-            gate.lanes += 1
-        return lane
-
-    def _park(self, lane: Lane, gate: KeyGate, now_ms: int) -> None:
-        """Set a lane aside until its key lets it pass."""
-        self._gates.park(lane, gate, now_ms)
-        claim = lane.line.claim
-        claim.blocked += lane.count * lane.line.shape.cost
-        self._permits.changed(claim, now_ms)
-
-    def _open(self, gate: KeyGate, now_ms: int) -> None:
-        """Let those lanes of a key take part again that may."""
-        for lane in self._gates.woken(gate, now_ms):
-            claim = lane.line.claim
-            claim.blocked -= lane.count * lane.line.shape.cost
-            self._permits.changed(claim, now_ms)
-            self._ready.place(lane, now_ms)
-
-    def _drop(self, lane: Lane, now_ms: int) -> None:
-        """Forget a lane that has become empty."""
-        del self._lanes[lane.name]
-        lane.line.lanes -= 1
-        if lane.band is not None:
-            self._ready.displace(lane)
-        gate = lane.gate
-        if gate is not None:
-            gate.parked.pop(lane, None)
-            gate.lanes -= 1
-            if not gate.lanes:
-                self._gates.discard_if_idle(gate, now_ms)
-
-    def _sweep_lines(self) -> None:
-        for name, line in list(self._lines.items()):
-            if not line.lanes:
-                del self._lines[name]
-                line.shape.lines -= 1
-        self._lines_sweep_at = max(2 * len(self._lines), _LINES_KEPT)
 
     # -- waking --------------------------------------------------------------------------------------------------------
 
@@ -423,42 +228,6 @@ class QueueActor(Actor[m.QueueMessage]):
                     batch += ids
         for name, ids in granted.items():
             self._send_grants(name, ids, turn)
-
-    def _serve(self, band: Band, session: str, limit: int, until_ms: int, now_ms: int) -> list[int]:
-        """Take up to `limit` tasks that came until then from a band, in order, and count them as running."""
-        ready, gates, known, waiting = self._ready, self._gates, self._known, self._waiting
-        served: list[int] = []
-        while limit > 0 and band.lanes:
-            lane = ready.head(band)
-            if served and band.heap[0][0] > until_ms:
-                break
-            gate = lane.gate
-            count = ready.ripe(band, lane, limit, until_ms, now_ms) if limit > 1 and lane.count > 1 else 1
-            if gate is not None:
-                count = gates.allowance(lane, gate, now_ms, count)
-                if count <= 0:
-                    ready.displace(lane)
-                    self._park(lane, gate, now_ms)
-                    continue
-                gates.started(lane, gate, count, now_ms)
-            ids = lane.take(count)
-            grant = Grant(lane.line, gate, session, now_ms)
-            if count == 1:
-                known[ids[0]] = grant
-            else:
-                known.update(dict.fromkeys(ids, grant))
-            served += ids
-            limit -= count
-            waiting[lane.priority] -= count
-            if not lane.count:
-                self._drop(lane, now_ms)
-            elif gate is not None and gates.allowance(lane, gate, now_ms, 1) <= 0:
-                ready.displace(lane)
-                self._park(lane, gate, now_ms)
-            else:
-                ready.reorder(lane, now_ms)
-        self._waiting_total -= len(served)
-        return served
 
     def _send_grants(self, session: str, ids: list[int], turn: Turn) -> None:
         if self._shards == 1:

@@ -128,8 +128,8 @@ class ShardImage(msgspec.Struct):
     ledger: list[LedgerEntry]  # from the counters; running from the running rows, waiting is what remains
     running: list[TaskRow]  # without payloads
     kinds: list[Kind]
-    queues: list[QueueConfig]
-    tenants: list[TenantConfig]
+    queues: list[QueueConfig]  # all there are: each shard bounds its share of what waits
+    tenants: list[TenantConfig]  # those this shard is the home of
     has_ready: bool  # any row in QUEUED
 
 

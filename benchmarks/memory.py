@@ -7,6 +7,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, Final
 
+from ..runtime.ids import from_text, to_text
 from ..runtime.rng import Rng
 from ..sdk.client import Client
 from ..sdk.client_spec import Spec
@@ -27,8 +28,9 @@ class InsertPlan(Plan, frozen=True, kw_only=True):
 
 
 class StartPlan(Plan, frozen=True, kw_only=True):
-    """`queries`: how many of each kind are asked."""
+    """`first_id`: of the file's first task; `queries`: how many of each kind are asked."""
 
+    first_id: str
     tasks: int = 2_000_000
     queries: int = 300
 
@@ -38,6 +40,7 @@ async def insert(plan: InsertPlan) -> dict[str, Any]:
     jobs = Jobs()
     async with plan.scheduler(jobs.app) as scheduler:
         client = scheduler.client()
+        first = await client.submit(jobs.noop, pad=pad(plan.rng("first")))
         progress = plan.progress("timers", plan.tasks)
         start_ns = time.perf_counter_ns()
         result = await client.submit_many(_far_apart(plan, client, jobs), progress=progress)
@@ -48,8 +51,8 @@ async def insert(plan: InsertPlan) -> dict[str, Any]:
         rng = plan.rng("ended")
         for handler in (jobs.noop, jobs.failing):
             await client.submit_many(client.spec(handler, pad=pad(rng)) for _ in range(_ENDED))
-        await jobs.wait_for(2 * _ENDED)
-    return {"insert_per_s": round(plan.tasks * 1e9 / took_ns), "insert_rss_mb": inserting_mb}
+        await jobs.wait_for(2 * _ENDED + 1)
+    return {"insert_per_s": round(plan.tasks * 1e9 / took_ns), "insert_rss_mb": inserting_mb, "first_id": first.id}
 
 
 def _far_apart(plan: InsertPlan, client: Client, jobs: Jobs) -> Iterator[Spec]:
@@ -85,7 +88,7 @@ async def start(plan: StartPlan) -> dict[str, Any]:
 
 async def _queries(plan: StartPlan, client: Client, rng: Rng) -> dict[str, Any]:
     """Ask for the status of tasks by id, and for lists by various filters, one question at a time."""
-    ids = await _some_ids(client, rng, plan.queries)
+    ids = await _some_ids(plan, client, rng, plan.queries)
 
     async def status(number: int) -> None:
         await client.get(ids[number % len(ids)])
@@ -96,7 +99,8 @@ async def _queries(plan: StartPlan, client: Client, rng: Rng) -> dict[str, Any]:
         "dead": {"states": ["dead"]},
         "completed_in_queue": {"states": ["completed"], "queue": QUEUE},
         "by_handler": {"handler": "bench.noop"},
-        "none_match": {"states": ["cancelled"], "handler": "bench.noop"},
+        "none_of_few": {"states": ["cancelled"], "handler": "bench.noop"},
+        "none_of_many": {"states": ["scheduled"], "handler": "bench.noop"},
         "older": {"before": ids[0]},
     }
     found: dict[str, Any] = {"query_p95_ms": round(percentile(await _time(status, plan.queries), 95), 3)}
@@ -116,15 +120,12 @@ async def _queries(plan: StartPlan, client: Client, rng: Rng) -> dict[str, Any]:
     return found
 
 
-async def _some_ids(client: Client, rng: Rng, count: int) -> list[str]:
-    """Return ids from all over the file: of pages that begin at random moments between the oldest and the newest."""
-    newest = (await client.page(limit=1)).tasks[0].id
-    page = await client.page(limit=200, before=newest)
-    ids = [task.id for task in page.tasks]
-    while page.next_before and len(ids) < 50 * count and len(page.tasks) == 200:
-        page = await client.page(limit=200, before=page.next_before)
-        ids += [task.id for task in page.tasks]
-    return [ids[rng.below(len(ids))] for _ in range(count)]
+async def _some_ids(plan: StartPlan, client: Client, rng: Rng, count: int) -> list[str]:
+    """Return ids from all over the file: each the newest one before a random number between the first and the last."""
+    first = from_text(plan.first_id)
+    last = from_text((await client.page(limit=1)).tasks[0].id)
+    pages = [await client.page(limit=1, before=to_text(last - rng.below(last - first))) for _ in range(count)]
+    return [page.tasks[0].id for page in pages]
 
 
 async def _time(call: Callable[[int], Awaitable[None]], count: int) -> list[float]:

@@ -149,7 +149,8 @@ def _prefixed(prefix: str, figures: dict[str, Any]) -> dict[str, Any]:
 def memory(settings: Settings, *, tasks: int, queries: int, running: int, hold_s: float) -> dict[str, Any]:
     def measure(common: dict[str, Any]) -> dict[str, Any]:
         figures = run("memory_insert", InsertPlan(**common, tasks=tasks))
-        return figures | run("memory_start", StartPlan(**common, tasks=tasks, queries=queries))
+        first_id = figures.pop("first_id")
+        return figures | run("memory_start", StartPlan(**common, first_id=first_id, tasks=tasks, queries=queries))
 
     def measure_running(common: dict[str, Any]) -> dict[str, Any]:
         return run("sleepers", SleepersPlan(**(common | {"concurrency": running}), tasks=running, hold_s=hold_s))

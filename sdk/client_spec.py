@@ -54,6 +54,7 @@ class Spec(msgspec.Struct, frozen=True, gc=False):
     priority: int = int(Priority.NORMAL)
     key: str = ""
     dedupe_key: str = ""
+    checked: bool = True  # the payload was made by its handler's signature
 
 
 class SpecMaker:
@@ -76,7 +77,7 @@ class SpecMaker:
         if OPTION_NAMES.isdisjoint(kwargs):
             if isinstance(handler, str):
                 payload = self._payload_of_name(handler, args, kwargs)
-                return Spec(self._template(handler, None), payload, 0, self._priority_of_name(handler))
+                return Spec(self._template(handler, None), payload, 0, self._priority_of_name(handler), checked=False)
             payload, key = handler.prepare(args, kwargs)
             return Spec(handler.template, payload, 0, handler.default_priority, key)
         own: Sequence[str] = () if isinstance(handler, str) else parameters_of(handler)
@@ -100,6 +101,7 @@ class SpecMaker:
             priority if options.priority is None else parse_priority(options.priority),
             key if options.key is None else _text("key", options.key),
             "" if options.dedupe_key is None else _text("dedupe_key", options.dedupe_key),
+            not isinstance(handler, str),
         )
 
     def _payload_of_name(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
@@ -189,16 +191,19 @@ def _changes(options: Options) -> dict[str, Any]:
     return out
 
 
-def assemble(specs: Sequence[Spec]) -> tuple[list[Template], list[TaskSpec]]:
-    """Return the templates and tasks of one batch; each template is sent once."""
+def assemble(specs: Sequence[Spec]) -> tuple[list[Template], list[TaskSpec], bool]:
+    """Return the templates and tasks of one batch, and whether all payloads are checked; each template is sent once."""
     templates: list[Template] = []
     index_of: dict[int, int] = {}  # by identity: the specs keep their templates alive
     tasks: list[TaskSpec] = []
     add = tasks.append
+    checked = True
     last: Template | None = None
     index = 0
     for spec in specs:
         template = spec.template
+        if not spec.checked:
+            checked = False
         if template is not last:
             last = template
             known = index_of.get(id(template))
@@ -207,4 +212,4 @@ def assemble(specs: Sequence[Spec]) -> tuple[list[Template], list[TaskSpec]]:
                 templates.append(template)
             index = known
         add(TaskSpec(index, spec.payload, spec.due_ms, spec.priority, spec.key, spec.dedupe_key))
-    return templates, tasks
+    return templates, tasks, checked

@@ -128,8 +128,8 @@ class Submitter:
         self, specs: list[Spec], request_id: str, *, timeout_ms: int = SUBMIT_TIMEOUT_MS
     ) -> TasksSubmitted | Refusal:
         """Send one batch. Raises: UnavailableError, UsageError."""
-        templates, tasks = assemble(specs)
-        message = SubmitTasks(self._tenant, templates, tasks, request_id)
+        templates, tasks, checked = assemble(specs)
+        message = SubmitTasks(self._tenant, templates, tasks, request_id, checked)
         answer = await self._channel.request(message, timeout_ms=timeout_ms)
         assert isinstance(answer, TasksSubmitted | Refusal), f"{type(answer).__name__} answered SubmitTasks"
         return answer

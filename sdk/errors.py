@@ -85,6 +85,12 @@ class QuotaExceededError(UnavailableError):
     code = "quota_exceeded"
 
 
+class NoRoomError(UnavailableError):
+    """The scheduler's disk is full: it takes nothing new, has lost nothing, and goes on when there is room."""
+
+    code = "disk_full"
+
+
 class BulkStoppedError(UnavailableError):
     """A bulk submission could not go on. `accepted` tasks are safe; of `unknown` nobody can say."""
 
@@ -119,7 +125,8 @@ class TaskFailedError(TaskEndedError):
     def __init__(self, task_id: str, state: str, attempts: int, error: TaskError) -> None:
         what = "is a dead letter" if state == "dead" else "failed"
         message = f": {error.message}" if error.message else ""
-        super().__init__(f"task {task_id} {what} after {attempts} attempts: {error.type}{message}", task_id, state)
+        count = "1 attempt" if attempts == 1 else f"{attempts} attempts"
+        super().__init__(f"task {task_id} {what} after {count}: {error.type}{message}", task_id, state)
         self.attempts = attempts
         self.error_type = error.type
         self.error_message = error.message
@@ -181,9 +188,9 @@ class NotIdleError(UnavailableError):
 # -- from the wire -----------------------------------------------------------------------------------------------------
 
 _UNAVAILABLE: Final[dict[str, type[UnavailableError]]] = {
-    kind.code: kind for kind in (OverloadedError, RateLimitedError, QuotaExceededError)
+    kind.code: kind for kind in (OverloadedError, RateLimitedError, QuotaExceededError, NoRoomError)
 }
-_USAGE: Final = ("usage", "invalid_option", "invalid_name", "invalid_id", "too_large", "malformed", "version")
+_USAGE: Final = ("usage", "payload", "invalid_option", "invalid_name", "invalid_id", "too_large", "malformed", "version")
 RETRYABLE: Final = (
     "overloaded", "rate_limited", "unavailable", "no_such_actor", "deadline", "store", "disk_full", "no_members",
 )  # fmt: skip

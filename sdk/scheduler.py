@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket as sockets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -20,7 +20,7 @@ import structlog
 from anyio.abc import TaskGroup
 
 from ..actors.addresses import key_of
-from ..actors.messages import encode
+from ..actors.messages import Template, encode
 from ..actors.queue import QueueActor
 from ..actors.rows import ShardChanges
 from ..actors.shard import ShardActor, ShardConfig
@@ -28,6 +28,7 @@ from ..actors.tenant import TenantActor
 from ..actors.worker import WorkerActor
 from ..runtime.actor import Actor, Journal
 from ..runtime.clock import Clock, SystemClock
+from ..runtime.errors import StoreError
 from ..runtime.node import Make, Node, NodeConfig
 from ..runtime.rng import Rng
 from ..stores.port import Store
@@ -37,6 +38,8 @@ from ..transports.local import LocalServer
 from ..transports.memory import MemoryBus
 from .app import Foliot
 from .client import Client
+from .logs import configure_logging_once
+from .payload import PayloadError
 from .worker import Worker
 
 log = structlog.get_logger("foliot")
@@ -98,6 +101,7 @@ class Scheduler:
         self._rng = Rng.of_the_system()
         self._living: asyncio.Task[None] | None = None
         self._leave = asyncio.Event()
+        self._known: dict[str, tuple[Template, int]] = {}
         self.workers: list[Worker] = []
 
     # -- life ------------------------------------------------------------------------------------------------------------
@@ -106,7 +110,12 @@ class Scheduler:
         ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         # A task of its own, so that the block may be entered and left in different ones, as fixtures do.
         self._living = asyncio.create_task(self._live(ready), name="foliot-scheduler")
-        await asyncio.wait([ready, self._living], return_when=asyncio.FIRST_COMPLETED)
+        try:
+            await asyncio.wait([ready, self._living], return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            self._leave.set()
+            await asyncio.wait([self._living])
+            raise
         if not ready.done():
             await self._end()
         return self
@@ -138,6 +147,7 @@ class Scheduler:
 
     async def _live(self, ready: asyncio.Future[None]) -> None:
         options = self._options
+        configure_logging_once()
         self.store = await open_sqlite(
             options.database, clock=self._clock, shards=options.shards,
             config=SqliteConfig(synchronous=options.synchronous),
@@ -150,11 +160,13 @@ class Scheduler:
             self.gateway = Gateway(
                 self.bus, self.store, clock=self._clock, rng=self._rng.stream("gateway"), shards=self.shards,
                 directory=self.node.addresses, worker_counts=self._worker_counts, figures=self.figures,
+                handlers=self._handlers if self._apps else None, misfit=self._misfit if self._apps else None,
             )  # fmt: skip
             async with anyio.create_task_group() as group:
                 started = anyio.Event()
                 group.start_soon(self._run_node, started.set, name="node")
                 await started.wait()
+                await self.gateway.begin()
                 group.start_soon(self._tidy, name="janitor")
                 async with AsyncExitStack() as stack:
                     if options.socket is not None:
@@ -234,8 +246,27 @@ class Scheduler:
         while True:
             await anyio.sleep(_JANITOR_INTERVAL_S)
             before_ms = self._clock.now_ms() - self._options.retention_ms
-            while await self.store.retain(before_ms, limit=1_000) == 1_000:  # noqa: ASYNC110
-                await anyio.sleep(0.05)  # commits go first
+            try:
+                while await self.store.retain(before_ms, limit=1_000) == 1_000:  # noqa: ASYNC110
+                    await anyio.sleep(0.05)  # commits go first
+            except StoreError as error:
+                log.warning("retention_postponed", error=str(error))
+
+    def _handlers(self) -> Mapping[str, tuple[Template, int]]:
+        """Return the handlers there are; the mapping is made again only when an app got another."""
+        count = sum([len(app.handlers) for app in self._apps])
+        if count != len(self._known):
+            handlers = [handler for app in self._apps for handler in app.handlers.values()]
+            self._known = {handler.name: (handler.template, handler.default_priority) for handler in handlers}
+        return self._known
+
+    def _misfit(self, name: str, payload: bytes) -> str | None:
+        """Say what is wrong with a payload that was made without the handler at hand."""
+        try:
+            next(app.handlers[name] for app in self._apps if name in app.handlers).decode(payload)
+        except PayloadError as error:
+            return str(error)
+        return None
 
     def _worker_counts(self) -> dict[tuple[str, str, int], int]:
         totals: dict[tuple[str, str, int], int] = {}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import sys
 from collections.abc import Callable
 
 import anyio
@@ -11,27 +10,10 @@ import structlog
 
 from ..transports.local import default_socket
 from .loading import load_app
+from .logs import configure_logging
 from .scheduler import Scheduler, SchedulerOptions
 
 log = structlog.get_logger("foliot")
-
-
-def configure_logging(*, json: bool) -> None:
-    """Log events to standard error, one line each."""
-    renderer: structlog.typing.Processor = (
-        structlog.processors.JSONRenderer() if json else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
-    )
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            renderer,
-        ],
-        logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
-        cache_logger_on_first_use=True,
-    )
 
 
 async def run_up(

@@ -185,6 +185,7 @@ class Worker:
                 if not self._drained:
                     await self._drain(0, self.config.halt_report_ms)
                 await self._end()
+            self._over.set()  # whoever waits in drain() need not any more
 
     async def drain(self, grace_ms: int | None = None) -> None:
         """Finish within the grace: ask for nothing more, hand back what has not started, wait for the rest, interrupt

@@ -108,6 +108,6 @@ class Store(Protocol):
         ...
 
     # Last in the class: below this line the name `list` means the method to a type checker.
-    async def list(self, filter: TaskFilter) -> tuple[list[TaskRow], dict[int, Kind]]:  # noqa: A002
+    async def list(self, filter: TaskFilter) -> tuple[list[TaskRow], dict[int, Kind]]:
         """Return tasks without payloads, newest first, and their kinds by template id."""
         ...

@@ -79,7 +79,7 @@ def claim(connection: sqlite3.Connection, shard: int, node: str) -> ShardImage:
         counters = connection.execute(
             "select tenant, queue, what, count from ledger where shard = ? order by tenant, queue, what", (shard,)
         ).fetchall()
-        queues = connection.execute("select body from queues where shard = ? order by pool, queue", (shard,)).fetchall()
+        queues = connection.execute("select body from queues order by pool, queue").fetchall()
         tenants = connection.execute("select body from tenants where shard = ? order by tenant", (shard,)).fetchall()
         has_ready = connection.execute(
             "select exists (select 1 from tasks indexed by ready where shard = ? and state = 2)", (shard,)

@@ -9,7 +9,7 @@ promised, whatever the shards believe.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -26,6 +26,10 @@ from .admission import EdgeLimits, check_batch, check_tasks
 _REMEMBERED: Final = 8_192  # request ids already counted; a client repeats within seconds
 
 
+Misfit = Callable[[str, bytes], str | None]
+"""Says what is wrong with a payload for the handler of that name, or None."""
+
+
 @dataclass
 class EdgeCount:
     """Of one tenant and queue, since the gateway began. `unsettled`: sent to a shard, outcome not known (yet)."""
@@ -37,13 +41,17 @@ class EdgeCount:
 class Entrance:
     """The submitting half of a gateway."""
 
-    def __init__(self, bus: Bus, clock: Clock, rng: Rng, *, shards: int, limits: EdgeLimits, since_ms: int) -> None:
+    def __init__(
+        self, bus: Bus, clock: Clock, rng: Rng,
+        *, shards: int, limits: EdgeLimits, since_ms: int, misfit: Misfit | None = None,
+    ) -> None:  # fmt: skip
         self.counts: dict[tuple[str, str], EdgeCount] = {}
         self._bus = bus
         self._clock = clock
         self._shards = shards
         self._addresses = [shard_address(shard) for shard in range(shards)]
         self._limits = limits
+        self._misfit = misfit
         self._turn = rng.below(shards)
         self._since_ms = since_ms
         self._counted: dict[str, None] = {}  # request ids, oldest first
@@ -53,6 +61,8 @@ class Entrance:
         limits = self._limits
         check_batch(request, limits)
         counts, refused, is_keyed = check_tasks(request, now_ms=self._clock.now_ms(), limits=limits)
+        if self._misfit is not None and not request.checked:
+            refused = self._refuse_misfits(request, counts, refused, self._misfit)
         good = len(request.tasks) - len(refused)
         if not good:
             return TasksSubmitted(ids=[0] * len(refused), refused=refused)
@@ -70,6 +80,23 @@ class Entrance:
                 raise answer
             return answer
         return await self._split(request, refused, timeout_ms=timeout_ms)
+
+    @staticmethod
+    def _refuse_misfits(
+        request: SubmitTasks, counts: list[int], refused: list[TaskRefusal], misfit: Misfit
+    ) -> list[TaskRefusal]:
+        """Return the refusals, those of payloads that do not fit their handler's signature among them."""
+        skip = {refusal.position for refusal in refused}
+        found = list(refused)
+        for position, spec in enumerate(request.tasks):
+            if position in skip:
+                continue
+            problem = misfit(request.templates[spec.template].handler, spec.payload)
+            if problem is not None:
+                found.append(TaskRefusal(position, "payload", problem))
+                counts[spec.template] -= 1
+        found.sort(key=lambda refusal: refusal.position)
+        return found
 
     def _free_shard(self, request: SubmitTasks) -> int:
         if request.request_id:

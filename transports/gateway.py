@@ -88,7 +88,7 @@ from .api import (
     WorkersListed,
 )
 from .balance import Baseline, EdgeSnapshot, WorkerCounts, balance, completions
-from .entrance import EdgeCount, Entrance
+from .entrance import EdgeCount, Entrance, Misfit
 from .views import view_of_detail, views_of_rows, why_without_queue
 
 log = structlog.get_logger("foliot.transports")
@@ -104,6 +104,7 @@ class Gateway:
     `directory`: the addresses of the live actors of a kind ("worker", "queue", "tenant") on this node, sorted.
     `worker_counts`: the third count of the ledger, if this process has workers. `figures`: what the node tells about
     itself, by name. `handlers`: template and default priority by name, if other names are to be refused.
+    `misfit`: says what is wrong with a payload its sender did not check.
 
     A gateway is also the channel (`sdk.channel`) of clients in its own process.
     """
@@ -122,6 +123,7 @@ class Gateway:
         worker_counts: WorkerCounts | None = None,
         figures: Callable[[], dict[str, float]] | None = None,
         handlers: Callable[[], Mapping[str, tuple[Template, int]]] | None = None,
+        misfit: Misfit | None = None,
         limits: EdgeLimits | None = None,
         product: str = "",
     ) -> None:
@@ -136,7 +138,9 @@ class Gateway:
         self._handlers = handlers
         self._product = product
         self._since_ms = clock.now_ms()
-        self._entrance = Entrance(bus, clock, rng, shards=shards, limits=self.limits, since_ms=self._since_ms)
+        self._entrance = Entrance(
+            bus, clock, rng, shards=shards, limits=self.limits, since_ms=self._since_ms, misfit=misfit
+        )
         self._baseline: Baseline | None = None
         self._beginning: asyncio.Lock = asyncio.Lock()
         self._routes: dict[type, Callable[[Any, int], Awaitable[Any]]] = {

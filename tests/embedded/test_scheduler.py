@@ -7,8 +7,9 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from foliot import Client, Scheduler, TaskCancelledError, TaskFailedError
+from foliot import Client, Scheduler, TaskCancelledError, TaskFailedError, UsageError
 from foliot.runtime.errors import StoreInUseError
+from foliot.sdk.app import UnknownTaskError
 
 import embedded_shop as shop
 
@@ -46,7 +47,7 @@ async def test_failures_are_retried_and_end_as_dead_letters_with_their_output(sc
     assert await later.result(timeout=20) == 2
     with pytest.raises(TaskFailedError, match="dead letter after 2 attempts: ValueError: never 7"):
         await dead.result(timeout=20)
-    with pytest.raises(TaskFailedError, match="after 1 attempts"):
+    with pytest.raises(TaskFailedError, match="after 1 attempt:"):
         await fatal.result(timeout=20)
     detail = await client.get(dead.id)
     assert [attempt.error.type for attempt in detail.attempts if attempt.error] == ["ValueError", "ValueError"]
@@ -112,6 +113,18 @@ async def test_a_second_scheduler_on_the_file_is_refused_naming_the_first(schedu
     with pytest.raises(StoreInUseError, match="in use by process [0-9]+"):
         async with Scheduler(shop.app, database=scheduler.store.path):
             pass
+
+
+async def test_an_unknown_handler_is_refused_at_submission(scheduler: Scheduler) -> None:
+    with pytest.raises(UnknownTaskError, match="'shop.nope' is unknown"):
+        await scheduler.client().submit("shop.nope")
+
+
+async def test_a_payload_that_does_not_fit_is_refused_at_submission_naming_the_field(scheduler: Scheduler) -> None:
+    with pytest.raises(UsageError, match="payload of 'shop.double': field 'number'"):
+        await scheduler.client().submit("shop.double", number="seven")
+    with pytest.raises(UsageError, match="field 'nummer'"):
+        await scheduler.client().submit("shop.double", nummer=7)
 
 
 async def test_what_the_block_raises_comes_out_as_it_is(tmp_path: Path) -> None:

@@ -33,6 +33,11 @@ async def add(ctx: Context, a: int, b: int = 0) -> int:
 async def broken(ctx: Context, n: int = 0) -> None:
     if n >= 0:
         raise Fatal(f"cannot do {n}")
+
+
+@app.task
+async def note(name: str, list: list[int], z: None) -> None:
+    return None
 """
 
 
@@ -112,7 +117,7 @@ def test_a_task_is_submitted_waited_for_and_looked_at(sh: Shell) -> None:
 
 
 def test_a_payload_comes_from_standard_input_and_text_needs_no_quotes(sh: Shell) -> None:
-    task_id = sh.text("submit", "x.y", "-p", "name=Ann", "-p", 'list=[1,2]', "--json-payload", "-", "--delay", "1h",
+    task_id = sh.text("submit", "shop.note", "-p", "name=Ann", "-p", 'list=[1,2]', "--json-payload", "-", "--delay", "1h",
                       stdin='{"z": null}').strip()  # fmt: skip
 
     assert sh.json("tasks", "show", task_id)["payload"] == {"z": None, "name": "Ann", "list": [1, 2]}
@@ -142,7 +147,7 @@ def test_a_failed_task_fails_the_command_that_waits_for_it(sh: Shell) -> None:
 
     assert result.exit_code == 1
     assert "foliot: task" in result.stderr
-    assert "is a dead letter after 1 attempts: Fatal: cannot do 3" in result.stderr
+    assert "is a dead letter after 1 attempt: Fatal: cannot do 3" in result.stderr
     assert (told["state"], told["error"]["code"]) == ("dead", "task_failed")
 
 

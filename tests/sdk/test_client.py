@@ -204,7 +204,7 @@ async def test_calls_made_together_travel_together_and_fail_apart(node: EdgeNode
 async def test_a_failed_task_raises_what_its_handler_raised(client: Client, node: EdgeNode) -> None:
     node.start_worker()
 
-    with pytest.raises(TaskFailedError, match="is a dead letter after 1 attempts: ValueError: no good") as raised:
+    with pytest.raises(TaskFailedError, match="is a dead letter after 1 attempt: ValueError: no good") as raised:
         await (await client.submit("fail")).result(5)
 
     assert (raised.value.error_type, raised.value.traceback, raised.value.state) == ("ValueError", "line 1", "dead")
@@ -377,7 +377,7 @@ async def test_an_error_of_the_stream_itself_comes_through() -> None:
 def test_templates_travel_once_a_batch() -> None:
     a, b = Template("a"), Template("b")
 
-    templates, tasks = assemble([Spec(t, b"", priority=at) for at, t in enumerate([a, a, b, a, b])])
+    templates, tasks, _ = assemble([Spec(t, b"", priority=at) for at, t in enumerate([a, a, b, a, b])])
 
     assert templates == [a, b]
     assert [(task.template, task.priority) for task in tasks] == [(0, 0), (0, 1), (1, 2), (0, 3), (1, 4)]
