@@ -169,6 +169,12 @@ class TaskBook:
             else:
                 ready.reorder(lane, now_ms)
         self.waiting_total -= len(served)
+        slots = len(served) * band.shape.cost
+        self.running += slots
+        claim = band.share.claim
+        claim.running += slots
+        claim.waiting -= slots
+        self._permits.changed(claim, now_ms)
         return served
 
     def adopt(self, leased: m.LeasedLot, now_ms: int) -> None:

@@ -113,8 +113,7 @@ class Leases:
             m.LeasedLot(tasks[0].kind.kind, priority, key, session, [task.id for task in tasks])
             for (_, priority, key, session), tasks in leased.items()
         ]
-        if lots:
-            turn.send(queue, m.OfferTasks(self._table.shard, [], lots))
+        turn.send(queue, m.OfferTasks(self._table.shard, [], lots))  # even if empty: the queue waits for every shard
 
     def end_turn(self, turn: Turn) -> None:
         """Send the bodies of what was leased in this turn."""

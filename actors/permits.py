@@ -29,8 +29,8 @@ class Claim:
     """One tenant in one queue; all amounts in slots."""
 
     __slots__ = (
-        "allowed", "blocked", "given_back", "is_known", "must_tell", "next_ms", "number", "parked", "running", "shares", "step",
-        "tenant", "told_ms", "told_running", "told_want", "waiting", "weight"
+        "allowed", "blocked", "given_back", "is_known", "must_tell", "next_ms", "number", "parked", "running", "shares",
+        "step", "tenant", "told_ms", "told_running", "told_want", "waiting", "weight"
     )  # fmt: skip
 
     def __init__(self, tenant: str) -> None:

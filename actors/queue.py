@@ -17,18 +17,16 @@ from typing import Final, assert_never
 from ..runtime.actor import Actor, Turn
 from . import messages as m
 from .addresses import key_of, shard_address
+from .book import Grant, TaskBook
 from .credits import Credits, Session
 from .explain import explain_granted, explain_unknown, explain_waiting
-from .keys import KeyGate, KeyGates
-from .lanes import Lane, LaneName, Line, Shape
+from .lanes import Shape
 from .permits import UNLIMITED, Permits
 from .ready import Band, ReadyLanes
 
 RECOVERY_MS: Final = 500
 ASK_AGAIN_MS: Final = 1_000  # settings that did not arrive are asked for again, doubling ...
 ASK_AGAIN_MAX_MS: Final = 30_000  # ... up to this
-GRANT_LOST_MS: Final = 10_000  # an id offered again this long after its grant never reached its lease
-_LINES_KEPT: Final = 1_024
 _SHARD_SHIFT: Final = 12  # of runtime.ids.shard_of, which is too slow to call for every id
 _SHARD_MASK: Final = 1_023
 
@@ -44,19 +42,12 @@ class QueueActor(Actor[m.QueueMessage]):
         self._recovered_ms = 0  # when it stops waiting for them
         self._ask_at_ms = 0
         self._ask_after_ms = ASK_AGAIN_MS
-        self._known: dict[int, Lane | Grant] = {}  # by task id; a Lane: it waits, a Grant: it runs
-        self._lanes: dict[LaneName, Lane] = {}
-        self._lines: dict[tuple[str, int], Line] = {}
-        self._lines_sweep_at = _LINES_KEPT
         self._ready = ReadyLanes()
-        self._gates = KeyGates()
         self._credits = Credits()
         self._permits = Permits(address)
+        self._book = TaskBook(self._ready, self._credits, self._permits)
         self._starved: dict[Shape, None] = {}  # shapes with bands that wait for a worker
         self._over_limit: dict[Band, None] = {}  # bands that wait for the queue's own limit
-        self._waiting = [0] * (m.LOWEST_PRIORITY + 1)  # tasks by priority
-        self._waiting_total = 0
-        self._running = 0  # slots
 
     # -- routing -------------------------------------------------------------------------------------------------------
 
@@ -73,7 +64,7 @@ class QueueActor(Actor[m.QueueMessage]):
             case m.ReleaseTasks():
                 self._release(message, turn.now_ms)
             case m.WithdrawTasks():
-                self._withdraw(message.ids, turn.now_ms)
+                self._book.withdraw(message.ids, turn.now_ms)
             case m.PermitsGranted():
                 claim = self._permits.granted(message, turn)
                 if claim is not None and claim.parked:
@@ -90,18 +81,18 @@ class QueueActor(Actor[m.QueueMessage]):
                 assert_never(message)
 
     def end_turn(self, turn: Turn) -> None:
-        if self._credits.free and self._waiting_total:
+        if self._credits.free and self._book.waiting_total:
             self._match(turn)
         self._permits.flush(turn)
 
     def due_ms(self) -> int | None:
         due = self._permits.due_ms()
-        for other in (self._ready.due_ms(), self._gates.due_ms()):
+        for other in (self._ready.due_ms(), self._book.gates.due_ms()):
             if other is not None and (due is None or other < due):
                 due = other
         if self._config is None:
             due = self._ask_at_ms if due is None else min(due, self._ask_at_ms)
-        elif self._unheard and self._waiting_total:
+        elif self._unheard and self._book.waiting_total:
             due = self._recovered_ms if due is None else min(due, self._recovered_ms)
         return due
 
@@ -110,8 +101,8 @@ class QueueActor(Actor[m.QueueMessage]):
         due = self._ready.due_ms()
         if due is not None and due <= now_ms:
             self._ready.rise(now_ms)
-        for gate in self._gates.due(now_ms):
-            self._open(gate, now_ms)
+        for gate in self._book.gates.due(now_ms):
+            self._book.open(gate, now_ms)
         self._permits.on_time(turn)
         if self._config is None and self._ask_at_ms <= now_ms:
             self._ask_shards(turn)
@@ -129,7 +120,6 @@ class QueueActor(Actor[m.QueueMessage]):
     def _configure(self, config: m.QueueConfig, turn: Turn) -> None:
         self._config = config
         self._ready.set_ageing(config.ageing_ms, turn.now_ms)
-        self._wake_over_limit()
         if self._permits.paused != config.paused:
             self._permits.paused = config.paused
             self._permits.all_changed()
@@ -140,20 +130,12 @@ class QueueActor(Actor[m.QueueMessage]):
     def _offer(self, message: m.OfferTasks, now_ms: int) -> None:
         self._unheard.pop(message.shard, None)
         for leased in message.leased:
-            self._adopt(leased, now_ms)
-        known = self._known
+            self._book.adopt(leased, now_ms)
         for lot in message.lots:
-            ids, ready_ms = lot.ids, lot.ready_ms
-            if len(ids) == 1:
-                if ids[0] in known:
-                    ids, ready_ms = self._new_of(lot, now_ms)
-            elif not known.keys().isdisjoint(ids) or len(set(ids)) != len(ids):
-                ids, ready_ms = self._new_of(lot, now_ms)
-            if ids:
-                self._add(lot, ids, ready_ms, now_ms)
+            self._book.offer(lot, now_ms)
 
     def _release(self, message: m.ReleaseTasks, now_ms: int) -> None:
-        released = self._end(message.ids, now_ms)
+        released = self._book.end(message.ids, now_ms)
         for session, slots in message.refused_by_session.items():
             slots = min(slots, released)  # a repeated refusal gives nothing back
             released -= slots
@@ -171,14 +153,10 @@ class QueueActor(Actor[m.QueueMessage]):
                 del self._starved[shape]
                 self._ready.wake(shape.parked, shape.cost)
 
-    def _wake_over_limit(self) -> None:
-        if self._over_limit:
-            self._ready.wake(self._over_limit, self._room())
-
     def _room(self) -> int:
         """Return how many slots the queue's own limit leaves."""
         config = self._config
-        return UNLIMITED if config is None or not config.concurrency else config.concurrency - self._running
+        return UNLIMITED if config is None or not config.concurrency else config.concurrency - self._book.running
 
     # -- matching ------------------------------------------------------------------------------------------------------
 
@@ -187,8 +165,10 @@ class QueueActor(Actor[m.QueueMessage]):
         now_ms = turn.now_ms
         if config is None or config.paused or (self._unheard and now_ms < self._recovered_ms):
             return
-        ready, credits = self._ready, self._credits
+        ready, credits, book = self._ready, self._credits, self._book
         room = self._room()
+        if self._over_limit:
+            ready.wake(self._over_limit, room)
         granted: dict[str, list[int]] = {}
         while credits.free > 0 and room > 0:
             band = ready.front()
@@ -209,16 +189,13 @@ class QueueActor(Actor[m.QueueMessage]):
                 ready.park(band, shape.parked)
                 self._starved[shape] = None
                 continue
-            even = -(-min(self._waiting_total, credits.free) // credits.sessions_free)  # so that workers share a batch
+            even = -(-min(book.waiting_total, credits.free) // credits.sessions_free)  # so that workers share a batch
             limit = ready.portion(band, min(min(session.free, room, permitted) // cost, even))
-            ids = self._serve(band, session.name, limit, ready.until_ms(band), now_ms)
+            assert limit > 0
+            ids = book.serve(band, session.name, limit, ready.until_ms(band), now_ms)
             if ids:
                 slots = len(ids) * cost
                 room -= slots
-                self._running += slots
-                claim.running += slots
-                claim.waiting -= slots
-                self._permits.changed(claim, now_ms)
                 ready.charge(band, slots)
                 credits.spend(session, slots, now_ms)
                 batch = granted.get(session.name)
@@ -247,23 +224,22 @@ class QueueActor(Actor[m.QueueMessage]):
 
     def _read(self, turn: Turn) -> None:
         pool, _, name = key_of(self._address).partition(".")
-        offered = {priority: count for priority, count in enumerate(self._waiting) if count}
+        offered = {priority: count for priority, count in enumerate(self._book.waiting) if count}
         config = self._config or m.QueueConfig(pool, name)
-        turn.reply(m.QueueRead(config, offered, self._running, self._credits.free, len(self._credits)))
+        turn.reply(m.QueueRead(config, offered, self._book.running, self._credits.free, len(self._credits)))
 
     def _explain(self, ids: list[int], turn: Turn) -> None:
         explanations: list[m.Explanation] = []
+        config, running = self._config, self._book.running
         for task_id in ids:
-            entry = self._known.get(task_id)
+            entry = self._book.known.get(task_id)
             if entry is None:
                 explanations.append(explain_unknown(task_id, key_of(self._address).partition(".")[2]))
             elif isinstance(entry, Grant):
                 explanations.append(explain_granted(task_id, entry.session, entry.at_ms))
             else:
-                explanations.append(
-                    explain_waiting(
-                        task_id, entry, config=self._config, running=self._running, credits=self._credits,
-                        now_ms=turn.now_ms,
-                    )
-                )  # fmt: skip
+                explanation = explain_waiting(
+                    task_id, entry, config=config, running=running, credits=self._credits, now_ms=turn.now_ms
+                )
+                explanations.append(explanation)
         turn.reply(m.TasksExplained(explanations))

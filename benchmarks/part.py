@@ -58,6 +58,11 @@ def run_loop(main: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any]:
 
 def main(arguments: list[str]) -> int:
     structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.format_exc_info,
+            structlog.processors.KeyValueRenderer(key_order=["level", "event"]),
+        ],
         wrapper_class=structlog.make_filtering_bound_logger(30),  # warnings
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )

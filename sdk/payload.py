@@ -18,7 +18,7 @@ from pathlib import PurePath
 from typing import Any, Final
 from uuid import UUID
 
-import msgpack  # type: ignore[import-untyped]
+import msgpack
 import msgspec
 
 from ..runtime.errors import UsageError

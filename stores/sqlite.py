@@ -50,6 +50,7 @@ class SqliteConfig:
     reader_cache_kb: int = 16_384
     checkpoint_rows: int = 8_192  # copy the log into the database after so many rows, beside the writer ...
     checkpoint_commits: int = 512  # ... or so many groups
+    log_bytes_min: int = 16 << 20  # the log is made this long at once
     wal_pages_max: int = 16_384  # a log that stays longer is finished by the writer itself, so that it starts anew
 
 
@@ -323,6 +324,7 @@ async def open_sqlite(
         writer = await connect(partial(
             sqlite_file.connect_writer, name, synchronous=config.synchronous, cache_kb=config.writer_cache_kb
         ))  # fmt: skip
+        await asyncio.to_thread(sqlite_file.extend_log, name, size=config.log_bytes_min)
         return SqliteStore(
             name,
             clock=clock,

@@ -129,6 +129,23 @@ def _prepare(connection: sqlite3.Connection, path: str, shards: int, now_ms: int
     return stored
 
 
+def extend_log(path: str, *, size: int) -> None:
+    """Make the write-ahead log `size` bytes long, in a transaction that is rolled back: it leaves unfinished pages in the
+    log and nothing in the database. Commits then overwrite the file instead of lengthening it, which the disk makes
+    durable about twice as fast."""
+    connection = _connect(path, cache_kb=64)  # too small for the pages, so that they spill into the log
+    try:
+        connection.execute("pragma cache_spill = 1")
+        connection.execute("begin immediate")
+        connection.execute("create table extension (filler blob)")
+        connection.execute("insert into extension values (zeroblob(?))", (size,))
+        connection.execute("rollback")
+    except sqlite3.OperationalError:
+        pass  # no room for it: it is only a matter of speed
+    finally:
+        connection.close()
+
+
 def connect_writer(path: str, *, synchronous: str = "full", cache_kb: int = 65_536) -> sqlite3.Connection:
     """Return the connection that writes. Checkpoints are somebody else's, up to a log of 256 MiB."""
     connection = _connect(path, cache_kb=cache_kb)

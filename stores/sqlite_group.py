@@ -40,14 +40,12 @@ _STALE: Final = "stale epoch"
 LABELS_SQL: Final = "case state {} end".format(
     " ".join([f"when {int(state)} then '{state.label}'" for state in State if state.is_final])
 )
-_TRIGGER: Final = f"""
+_COMMON: Final = f"""
 create temp trigger go_apply instead of insert on go begin
     select raise(abort, '{_STALE}') from stage left join shards on shards.shard = c2
         where n > new.ended and c1 = {_FENCE} and epoch is not c3;
     update shards set last_id = c4 from stage
         where n > new.ended and c1 = {_FENCE} and c4 > 0 and shards.shard = c2 and c4 > last_id;
-    insert into kinds (template_id, tenant, handler, queue, pool, body)
-        select c2, c3, c4, c5, c6, c7 from stage where n > new.ended and c1 = {_KIND} on conflict do nothing;
     insert into tasks (id, shard, state, template_id, due_ms, lane, priority, attempt, spent, interruptions, cancelling,
             updated_ms, started_ms, ended_ms, key, dedupe_key, session, result, error)
         select c1, c1 >> 12 & 1023, c3, c2, c5, c7, c4, 0, 0, 0, 0, c6, 0, 0, c8, c9, '', x'', x''
@@ -60,6 +58,17 @@ create temp trigger go_apply instead of insert on go begin
         from stage where n > new.leased and n <= new.moved and tasks.id = c1;
     update tasks set state = c2, spent = c3, started_ms = c4, ended_ms = c5, updated_ms = c5, result = c6, error = c7
         from stage where n > new.moved and n <= new.ended and tasks.id = c1;
+    insert into go_rare select new.ended where new.rare;
+    insert into ledger (shard, tenant, queue, what, count)
+        select c2, c3, c4, c5, c6 from stage where n > new.ended and c1 = {_LEDGER}
+        on conflict do update set count = count + excluded.count;
+    delete from stage;
+end
+"""
+_RARE: Final = f"""
+create temp trigger go_apply_rare instead of insert on go_rare begin
+    insert into kinds (template_id, tenant, handler, queue, pool, body)
+        select c2, c3, c4, c5, c6, c7 from stage where n > new.ended and c1 = {_KIND} on conflict do nothing;
     insert into attempts (id, attempt, kind, session, started_ms, ended_ms, error)
         select c2, c3, c4, c5, c6, c7, c8 from stage where n > new.ended and c1 = {_ATTEMPT};
     update payloads set payload = c3
@@ -97,26 +106,24 @@ create temp trigger go_apply instead of insert on go begin
     insert into tenants (tenant, shard, body)
         select c2, c3, c4 from stage where n > new.ended and c1 = {_TENANT} order by n
         on conflict do update set shard = excluded.shard, body = excluded.body;
-    insert into ledger (shard, tenant, queue, what, count)
-        select c2, c3, c4, c5, c6 from stage where n > new.ended and c1 = {_LEDGER}
-        on conflict do update set count = count + excluded.count;
-    delete from stage;
 end
 """
 _SETUP: Final = (
     "create temp table stage (n integer primary key, c1, c2, c3, c4, c5, c6, c7, c8, c9, c10)",
-    "create temp view go as select 0 as inserted, 0 as leased, 0 as moved, 0 as ended",
+    "create temp view go as select 0 as inserted, 0 as leased, 0 as moved, 0 as ended, 0 as rare",
+    "create temp view go_rare as select 0 as ended",
     # This one runs for every row, so it has to be small: a trigger's registers are set up each time.
     f"create temp trigger stage_go after insert on stage when new.c1 = {_GO}"
-    " begin insert into go values (new.c2, new.c3, new.c4, new.c5); end",
-    _TRIGGER,
+    " begin insert into go values (new.c2, new.c3, new.c4, new.c5, new.c6); end",
+    _RARE,
+    _COMMON,
 )
 
 
 class Turn:
     """One turn's rows as they are bound: made on the event loop while the group before is being written."""
 
-    __slots__ = ("ended", "epoch", "inserted", "leased", "moved", "others", "rows", "shard")
+    __slots__ = ("ended", "epoch", "inserted", "is_rare", "leased", "moved", "others", "rows", "shard")
 
     def __init__(self, changes: ShardChanges) -> None:
         shard = self.shard = changes.shard
@@ -157,6 +164,7 @@ class Turn:
             others += [(_QUEUE, config.pool, config.queue, shard, _json(config)) for config in changes.queues]
         if changes.tenants:
             others += [(_TENANT, config.tenant, shard, _json(config)) for config in changes.tenants]
+        self.is_rare = len(others) > 1
         others += [(_LEDGER, shard, *key, by) for key, by in changes.ledger.items() if by]
         padding = (0,) * WIDTH
         self.others = list(chain.from_iterable([(row + padding)[:WIDTH] for row in others]))
@@ -237,7 +245,7 @@ def staged(turns: Sequence[Turn]) -> list[Any]:
     last_statement = (rows - 1) % MAX_STAGED + 1
     size = next(size for size in _SIZES if size >= last_statement)
     cells += [0] * ((size - last_statement) * WIDTH)
-    cells += (_GO, *ends, 0, 0, 0, 0, 0)
+    cells += (_GO, *ends, int(any([turn.is_rare for turn in turns])), 0, 0, 0, 0)
     return cells
 
 

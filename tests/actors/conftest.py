@@ -7,6 +7,6 @@ import pytest
 from .harness_shard import ShardHarness
 
 
-@pytest.fixture()
+@pytest.fixture
 def shard() -> ShardHarness:
     return ShardHarness()

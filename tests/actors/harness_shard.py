@@ -184,12 +184,17 @@ class ShardHarness:
     def messages(self, kind: type[Any]) -> list[Any]:
         return [envelope.message for envelope in self.sent if isinstance(envelope.message, kind)]
 
+    def purged(self) -> int:
+        """Return how many tasks were purged, by the ledger."""
+        row = self.connection.execute("select coalesce(sum(count), 0) from ledger where what like 'purged_%'").fetchone()
+        return int(row[0])
+
     def assert_balanced(self) -> None:
         """The counters, the rows and the actor's own counts agree."""
         (answer,) = self.deliver(m.ReadLedger())
         rows = self.states()
         total = sum(rows.values())
-        purged = self.connection.execute("select coalesce(sum(count), 0) from ledger where what like 'purged_%'").fetchone()[0]
+        purged = self.purged()
         entries: list[m.LedgerEntry] = answer.entries
         assert sum(entry.accepted for entry in entries) == total + purged
         for label in ("completed", "failed", "cancelled", "dead", "expired", "skipped"):

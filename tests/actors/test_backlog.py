@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from foliot.actors.backlog import Backlog, BacklogConfig, Placed
 from foliot.actors.messages import Kind, LedgerEntry, Template
 from foliot.actors.rows import LaneRead, LanesRead, ReadLane, ReadLanes, TaskRow
 from foliot.actors.task import Counts, KindState, Task
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 KIND = KindState(Kind("acme", 1, Template("h")), Counts(LedgerEntry("acme", "default")))
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from fractions import Fraction
 
+from foliot.actors.limits import TokenBucket
 from hypothesis import given
 from hypothesis import strategies as st
-
-from foliot.actors.limits import TokenBucket
 
 
 def test_a_bucket_starts_full_and_fills_at_its_rate() -> None:

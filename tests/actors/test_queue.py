@@ -393,6 +393,31 @@ def test_a_lowered_permit_is_acknowledged_with_its_number_and_every_slot_given_b
     assert len({want.number for want in queue.wanted()}) == 1
 
 
+def test_a_queue_that_no_longer_needs_what_it_is_allowed_says_so() -> None:
+    queue = QueueHarness()
+    queue.allowed["acme"] = 4
+    ids = queue.offer(kind(), 9)
+    queue.credit("w1", 20)
+    for task_id in ids:
+        queue.release(task_id)
+    told = [(want.running, want.waiting) for want in queue.wanted()]
+    assert told == [(0, 9), (3, 0), (1, 0), (0, 0)]  # at once when it is less than allowed, then at every half
+
+
+def test_what_a_key_holds_back_is_not_asked_for() -> None:
+    queue = QueueHarness()
+    queue.allowed["acme"] = 2
+    ids = queue.offer(kind(key_limit=1), 20, key="k")
+    queue.credit("w1", 20)
+    queue.send(queue.permits("acme", 1))
+    assert (queue.wanted()[-1].running, queue.wanted()[-1].waiting) == (1, 0)
+    queue.withdraw(*ids[5:])
+    queue.send(queue.permits("acme", 0))
+    assert (queue.wanted()[-1].running, queue.wanted()[-1].waiting) == (1, 0)
+    queue.release(ids[0])
+    assert (queue.wanted()[-1].running, queue.wanted()[-1].waiting) == (0, 4)
+
+
 def test_permits_are_given_back_once_nothing_needs_them_and_asked_for_anew() -> None:
     queue = QueueHarness()
     queue.allowed["acme"] = 3
@@ -407,6 +432,38 @@ def test_permits_are_given_back_once_nothing_needs_them_and_asked_for_anew() -> 
     queue.offer(kind())
     assert len(queue.granted_ids) == 2
     assert len(queue.wanted()) == count + 1
+
+
+def test_permits_that_were_given_back_cannot_be_used_by_a_repeated_answer() -> None:
+    queue = QueueHarness()
+    queue.answers_tenants = False
+    answer = queue.permits("acme", 3)
+    queue.credit("w1", 5)
+    [first] = queue.offer(kind())
+    queue.withdraw(first)
+    queue.send(answer)  # nothing needs it any more
+    given_back = queue.wanted()[-1]
+    assert (given_back.running, given_back.waiting, given_back.allowed) == (0, 0, 0)
+    assert given_back.number == answer.number
+    [task] = queue.offer(kind())
+    queue.send(answer)
+    assert queue.granted_ids == []
+    queue.send(queue.permits("acme", 3))
+    assert queue.granted_ids == [task]
+
+
+def test_tenants_that_came_and_went_are_forgotten_and_asked_anew() -> None:
+    queue = QueueHarness()
+    for number in range(1_030):
+        queue.offer(kind("busy", f"handler{number}", require=("gpu",)))  # what waits is not forgotten
+    queue.credit("w1", 5_000)
+    for number in range(1_100):
+        queue.release(*queue.offer(kind(f"t{number}")))
+    assert len(queue.queue._permits) < 1_100
+    queue.take_granted()
+    queue.allowed["t0"] = 1
+    one, _ = queue.offer(kind("t0"), 2)
+    assert queue.granted_ids == [one]
 
 
 # -- what it says ------------------------------------------------------------------------------------------------------
@@ -460,5 +517,5 @@ def test_an_idle_queue_is_silent_and_remembers_nothing() -> None:
     assert queue.queue.due_ms() is None
     assert len(queue.granted_ids) == 300
     assert {shard_of(task_id) for task_id in queue.granted_ids} == {0, 1}
-    actor = queue.queue
-    assert (len(actor._known), len(actor._lanes), len(actor._gates)) == (0, 0, 0)
+    book = queue.queue._book
+    assert (len(book.known), book.lanes, len(book.gates)) == (0, 0, 0)

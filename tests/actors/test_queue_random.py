@@ -11,7 +11,6 @@ from fractions import Fraction
 from random import Random
 
 import pytest
-
 from foliot.actors import messages as m
 from foliot.actors.labels import matches, parse_all
 from foliot.runtime.bus import Envelope

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from foliot.actors.states import TRANSITIONS, IllegalTransitionError, State, check_transition
 from hypothesis import given
 from hypothesis import strategies as st
-
-from foliot.actors.states import TRANSITIONS, IllegalTransitionError, State, check_transition
 
 ALIVE = [state for state in State if not state.is_final]
 

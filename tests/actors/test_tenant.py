@@ -6,7 +6,6 @@ from random import Random
 from typing import Any
 
 import pytest
-
 from foliot.actors import messages as m
 from foliot.actors.permits import REFRESH_MS
 from foliot.actors.queue import QueueActor
@@ -385,7 +384,7 @@ def test_all_queues_together_never_run_more_than_the_tenant_may_and_lastly_use_a
         cluster.turn(address, m.OfferTasks(0, [m.Lot(kind(), 5, "", [cluster.next_id], [cluster.now_ms])]))
         cluster.next_id += 1
     cluster.calm_down()
-    waiting = sum(actor._waiting_total for address, actor in cluster.actors.items() if address.startswith("queue"))
+    waiting = sum(actor._book.waiting_total for address, actor in cluster.actors.items() if address.startswith("queue"))
     running = sum(len(ids) for ids in cluster.running.values())
     assert running == concurrency or waiting == 0
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from bisect import bisect_right
 
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from foliot.actors.rows import ReadTimers
 from foliot.actors.timers import TimerConfig, TimerQueue
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 
 class PagedTimers:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-
 from foliot.actors import messages as m
 from foliot.actors.worker import DEAD_AFTER_MS, REMEMBERED_MS, WorkerActor
 from foliot.runtime.actor import Turn
@@ -59,7 +58,7 @@ class WorkerHarness:
         self.sent += [(envelope.to, envelope.message) for envelope in turn.outbox]
 
 
-@pytest.fixture()
+@pytest.fixture
 def worker() -> WorkerHarness:
     return WorkerHarness()
 

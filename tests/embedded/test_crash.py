@@ -8,10 +8,9 @@ import signal
 import sys
 from pathlib import Path
 
+import embedded_shop as shop
 from foliot import Client
 from foliot.runtime.errors import UnavailableError
-
-import embedded_shop as shop
 
 TASKS = 3_000
 KILLS = 4

@@ -6,12 +6,11 @@ import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import embedded_shop as shop
 import pytest
 from foliot import Client, Scheduler, TaskCancelledError, TaskFailedError, UsageError
 from foliot.runtime.errors import StoreInUseError
 from foliot.sdk.app import UnknownTaskError
-
-import embedded_shop as shop
 
 
 @pytest.fixture(params=[False, True], ids=["handed over", "encoded"])
@@ -25,6 +24,12 @@ async def scheduler(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIter
 
 async def state_of(client: Client, task_id: str) -> str:
     return (await client.get(task_id)).state
+
+
+async def until_running(client: Client, task_id: str) -> None:
+    async with asyncio.timeout(20):
+        while await state_of(client, task_id) != "running":  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
 
 
 async def assert_balanced(client: Client) -> None:
@@ -69,8 +74,7 @@ async def test_a_process_is_killed_at_its_timeout_and_replaced(scheduler: Schedu
 async def test_a_running_task_is_cancelled_cooperatively(scheduler: Scheduler) -> None:
     client = scheduler.client()
     task = await client.submit(shop.sleep, 100.0)
-    while await state_of(client, task.id) != "running":
-        await asyncio.sleep(0.01)
+    await until_running(client, task.id)
     assert await task.cancel() == "cancelling"
     with pytest.raises(TaskCancelledError):
         await task.result(timeout=20)
@@ -110,18 +114,18 @@ async def test_a_key_runs_one_at_a_time_and_holds_nobody_else_up(scheduler: Sche
 
 
 async def test_a_second_scheduler_on_the_file_is_refused_naming_the_first(scheduler: Scheduler) -> None:
-    with pytest.raises(StoreInUseError, match="in use by process [0-9]+"):
+    with pytest.raises(StoreInUseError, match=r"in use by process \d+"):
         async with Scheduler(shop.app, database=scheduler.store.path):
             pass
 
 
 async def test_an_unknown_handler_is_refused_at_submission(scheduler: Scheduler) -> None:
-    with pytest.raises(UnknownTaskError, match="'shop.nope' is unknown"):
+    with pytest.raises(UnknownTaskError, match=r"'shop\.nope' is unknown"):
         await scheduler.client().submit("shop.nope")
 
 
 async def test_a_payload_that_does_not_fit_is_refused_at_submission_naming_the_field(scheduler: Scheduler) -> None:
-    with pytest.raises(UsageError, match="payload of 'shop.double': field 'number'"):
+    with pytest.raises(UsageError, match=r"payload of 'shop\.double': field 'number'"):
         await scheduler.client().submit("shop.double", number="seven")
     with pytest.raises(UsageError, match="field 'nummer'"):
         await scheduler.client().submit("shop.double", nummer=7)
@@ -139,8 +143,7 @@ async def test_leaving_hands_back_what_runs_and_the_next_start_goes_on(tmp_path:
         client = scheduler.client()
         task = await client.submit(shop.sleep, 1.0)
         scheduled = await client.submit(shop.double, 5, delay="1s")
-        while await state_of(client, task.id) != "running":
-            await asyncio.sleep(0.01)
+        await until_running(client, task.id)
     async with Scheduler(shop.app, database=database) as scheduler:
         client = scheduler.client()
         assert await client.task(task.id).result(timeout=20) == "woke"

@@ -133,7 +133,8 @@ class WorkerHarness:
                     return outcome
             return None
 
-        return await self.until(found)
+        outcome: Outcome = await self.until(found)
+        return outcome
 
     def credit(self, queue: str = "default", pool: str = "default") -> int:
         """Return the free slots the worker last told a queue."""
