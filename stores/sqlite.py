@@ -50,7 +50,7 @@ class SqliteConfig:
     reader_cache_kb: int = 16_384
     checkpoint_rows: int = 8_192  # copy the log into the database after so many rows, beside the writer ...
     checkpoint_commits: int = 512  # ... or so many groups
-    log_bytes_min: int = 16 << 20  # the log is made this long at once
+    log_bytes_min: int = 32 << 20  # the log is made this long at once
     wal_pages_max: int = 16_384  # a log that stays longer is finished by the writer itself, so that it starts anew
 
 
