@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket as sockets
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -45,6 +46,9 @@ from .worker import Worker
 log = structlog.get_logger("foliot")
 
 _JANITOR_INTERVAL_S = 30
+_SWITCH_INTERVAL_S = 0.0005
+"""How long a thread may keep the interpreter while another waits for it. The store's thread needs it for moments only, but
+by default waits 5 ms for each of them while the event loop is busy: see docs/decisions/006."""
 
 
 @dataclass(frozen=True)
@@ -152,6 +156,8 @@ class Scheduler:
             options.database, clock=self._clock, shards=options.shards,
             config=SqliteConfig(synchronous=options.synchronous),
         )  # fmt: skip
+        interval_s = sys.getswitchinterval()
+        sys.setswitchinterval(min(interval_s, _SWITCH_INTERVAL_S))
         try:
             self.shards = self.store.shards
             self.bus = MemoryBus(encode=options.encode_messages)
@@ -180,6 +186,7 @@ class Scheduler:
                         await self._drain()
                 group.cancel_scope.cancel()
         finally:
+            sys.setswitchinterval(interval_s)
             with anyio.CancelScope(shield=True):
                 await self.store.close()
 

@@ -11,7 +11,7 @@ import asyncio
 import os
 import sqlite3
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -37,6 +37,7 @@ Turns = list[Turn]
 Connections = list[aiosqlite.Connection]
 Group = list[tuple[Turn, asyncio.Future[None]]]
 Refused = list[StaleEpochError | None]
+Written = tuple[Group, Refused | Exception, int]  # with the ns it took
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,8 @@ class SqliteStore:
         self._readers = readers
         self._checkpointer = checkpointer
         self._pending: deque[tuple[Turn, asyncio.Future[None]]] = deque()
-        self._writing: asyncio.Task[None] | None = None
+        self._writer_asked = False  # a job is in the writer's queue that has not begun
+        self._jobs: dict[asyncio.Future[Any], None] = {}  # under way, in order
         self._next_reader = 0
         self._rows_unchecked = 0
         self._commits_unchecked = 0
@@ -103,29 +105,50 @@ class SqliteStore:
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._pending.append((turn, done))
         self.stats.encode_ns += self._clock.mono_ns() - start
-        if self._writing is None:
-            self._writing = asyncio.get_running_loop().create_task(self._write_groups(), name="foliot-store-writer")
+        if not self._writer_asked:
+            self._ask_writer()
         await done
 
-    async def _write_groups(self) -> None:
-        """Write until nothing waits."""
+    def _ask_writer(self) -> None:
+        """Put a job into the writer's queue that takes whatever waits when its turn comes. So the next group is ready
+        the moment the last one is written, however busy the event loop is."""
+        self._writer_asked = True
+        job: asyncio.Future[Written] = asyncio.get_running_loop().create_future()
+        self._jobs[job] = None
+        job.add_done_callback(self._group_written)
+        self._writer._tx.put_nowait((job, self._write_group))
+
+    def _write_group(self) -> Written:
+        """Write one group. Runs in the writer's thread."""
+        self._writer_asked = False  # whoever comes from now on asks again; at worst that job finds nothing
+        group = self._take_group()
+        start = self._clock.mono_ns()
         try:
-            while self._pending:
-                if self._log_too_long:
-                    self._log_too_long = False
-                    await self._finish_log()
-                group = self._take_group()
-                turns = [turn for turn, _ in group]
-                try:
-                    refused, busy_ns = await _run(self._writer, self._timed, turns)
-                except Exception as error:
-                    await self._group_failed(group, error)
-                else:
-                    self._count(turns, busy_ns)
-                    for (_, done), stale in zip(group, refused, strict=True):
-                        _resolve(done, stale)
-        finally:
-            self._writing = None
+            refused: Refused | Exception = self._group.write([turn for turn, _ in group])
+        except Exception as error:
+            refused = error
+        return group, refused, self._clock.mono_ns() - start
+
+    def _group_written(self, job: asyncio.Future[Written]) -> None:
+        del self._jobs[job]
+        group, refused, busy_ns = job.result()
+        if isinstance(refused, Exception):
+            self._begin(self._group_failed(group, refused))
+        elif group:
+            self._count([turn for turn, _ in group], busy_ns)
+            for (_, done), stale in zip(group, refused, strict=True):
+                _resolve(done, stale)
+        if self._log_too_long:
+            self._log_too_long = False
+            self._begin(self._finish_log())
+        if self._pending and not self._writer_asked:
+            self._ask_writer()
+
+    def _begin(self, upkeep: Coroutine[Any, Any, None]) -> None:
+        """Do something beside the commits; `close` waits for it."""
+        task = asyncio.get_running_loop().create_task(upkeep)
+        self._jobs[task] = None
+        task.add_done_callback(self._jobs.pop)
 
     def _take_group(self) -> Group:
         """Take turns in order, at most one of a shard: within a group, rows are applied kind by kind."""
@@ -268,8 +291,8 @@ class SqliteStore:
         if self._closed:
             return
         self._closed = True
-        while self._writing is not None or self._checkpointing is not None:
-            await asyncio.wait([task for task in (self._writing, self._checkpointing) if task is not None])
+        while self._jobs or self._checkpointing is not None:
+            await asyncio.wait([*self._jobs, *([self._checkpointing] if self._checkpointing is not None else [])])
         try:
             for reader in self._readers:
                 await reader.close()

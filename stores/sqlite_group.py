@@ -245,7 +245,7 @@ def staged(turns: Sequence[Turn]) -> list[Any]:
     last_statement = (rows - 1) % MAX_STAGED + 1
     size = next(size for size in _SIZES if size >= last_statement)
     cells += [0] * ((size - last_statement) * WIDTH)
-    cells += (_GO, *ends, int(any([turn.is_rare for turn in turns])), 0, 0, 0, 0)
+    cells += (_GO, *ends, int(any(turn.is_rare for turn in turns)), 0, 0, 0, 0)
     return cells
 
 
