@@ -24,8 +24,9 @@ from ..runtime.clock import Clock
 from ..runtime.errors import StaleEpochError, StoreError, StoreUnusableError
 from . import sqlite_file, sqlite_lists, sqlite_rows, sqlite_upkeep
 from .port import StoreStats, TaskDetail, TaskFilter
-from .sqlite_group import GroupWriter, Turn
+from .sqlite_group import GroupWriter
 from .sqlite_lock import FileLock
+from .sqlite_turn import Turn
 
 R = TypeVar("R")
 Ids = list[int]  # named here: within the class, `list` is its method
@@ -51,6 +52,7 @@ class SqliteConfig:
     reader_cache_kb: int = 16_384
     checkpoint_rows: int = 8_192  # copy the log into the database after so many rows, beside the writer ...
     checkpoint_commits: int = 512  # ... or so many groups
+    small_groups: bool = True  # write groups of a few rows by a statement each
     log_bytes_min: int = 32 << 20  # the log is made this long at once
     wal_pages_max: int = 16_384  # a log that stays longer is finished by the writer itself, so that it starts anew
 
@@ -355,7 +357,7 @@ async def open_sqlite(
             shards=stored,
             lock=lock,
             writer=writer,
-            group=await _run(writer, GroupWriter, _connection(writer)),
+            group=await _run(writer, partial(GroupWriter, small=config.small_groups), _connection(writer)),
             readers=[
                 await connect(partial(sqlite_file.connect_reader, name, cache_kb=config.reader_cache_kb))
                 for _ in range(config.readers)

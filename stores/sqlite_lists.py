@@ -14,8 +14,8 @@ from ..actors.rows import TaskRow
 from ..actors.states import State
 from ..runtime.ids import MAX_ID
 from .port import AttemptRow, TaskDetail, TaskFilter
-from .sqlite_group import LABELS_SQL
 from .sqlite_rows import KINDS, PACKED, Statement, blob, encode_json, kinds_of, unpack
+from .sqlite_staged import LABELS_SQL
 
 LIST_MAX: Final = 1_000
 """The longest page of a list."""

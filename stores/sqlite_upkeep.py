@@ -16,9 +16,9 @@ from ..actors.messages import QueueConfig, TenantConfig
 from ..actors.rows import ShardImage
 from ..actors.states import State
 from ..runtime.ids import EPOCH_MS
-from .sqlite_group import LABELS_SQL
 from .sqlite_lists import entries
 from .sqlite_rows import KINDS, PACKED, fetch, kinds_of, unpack
+from .sqlite_staged import LABELS_SQL
 
 RETAIN_BATCH: Final = 500
 """Tasks deleted in one transaction: commits wait for no more than that."""

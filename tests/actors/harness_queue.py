@@ -142,6 +142,11 @@ class QueueHarness:
 
     def credit(self, session: str, free: int, *, refresh: bool = False, seen: int | None = None, **labels: str) -> None:
         """A worker says how much it can take now, having seen all that was granted to it."""
+        self.credit_with(session, free, labels, refresh=refresh, seen=seen)
+
+    def credit_with(
+        self, session: str, free: int, labels: dict[str, str], *, refresh: bool = False, seen: int | None = None
+    ) -> None:
         seen = self.seen.setdefault(session, 0) if seen is None else seen
         self.send(m.WorkerCredits(session, labels, free, seen, refresh))
 
@@ -169,8 +174,9 @@ class QueueHarness:
         return ids
 
     def why(self, task_id: int) -> m.Explanation:
-        [explanation] = self.ask(m.ExplainTasks([task_id])).tasks
-        return explanation
+        answer = self.ask(m.ExplainTasks([task_id]))
+        assert isinstance(answer, m.TasksExplained)
+        return answer.tasks[0]
 
     def read(self) -> m.QueueRead:
         answer = self.ask(m.ReadQueue())

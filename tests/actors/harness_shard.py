@@ -17,8 +17,8 @@ from foliot.runtime.bus import Envelope
 from foliot.runtime.rng import Rng
 from foliot.stores.migrate import migrate_sqlite, migrations_for
 from foliot.stores.sqlite_group import GroupWriter
-from foliot.stores.sqlite_group import Turn as StoredTurn
 from foliot.stores.sqlite_rows import answer_of, fetch, statement_of
+from foliot.stores.sqlite_turn import Turn as StoredTurn
 from foliot.stores.sqlite_upkeep import claim
 
 START_MS = 1_800_000_000_000

@@ -61,7 +61,7 @@ def test_a_bucket_agrees_with_exact_fractions_and_its_wait_is_exact(
         assert level + Fraction(wait_ms * count, per_ms) >= need
         if wait_ms:
             assert level + Fraction((wait_ms - 1) * count, per_ms) < need
-        assert bucket.tokens(now_ms) == max(level, 0) // 1
+        assert bucket.tokens(now_ms) == max(level, Fraction(0)) // 1
         if bucket.take(wanted, now_ms):
             assert wait_ms == 0
             level -= wanted

@@ -123,7 +123,7 @@ class Play:
             if session not in model.labels:
                 model.labels[session] = random.choice(LABELS)
             model.free[session] = random.randint(0, 6)
-            harness.credit(session, model.free[session], **model.labels[session])
+            harness.credit_with(session, model.free[session], model.labels[session])
         elif what == "r" and model.running:
             ids = random.sample(list(model.running), min(len(model.running), random.randint(1, 6)))
             for task_id in ids:
@@ -172,7 +172,7 @@ class Play:
         """Let the session count as seen what the queue has sent it."""
         known = self.harness.queue._credits._sessions[session]
         self.harness.seen[session] = known.sent
-        self.harness.credit(session, self.model.free[session], **self.model.labels[session])
+        self.harness.credit_with(session, self.model.free[session], self.model.labels[session])
 
     def advance(self, span_ms: int) -> None:
         """Let time pass; what timers grant is checked at its own moment."""

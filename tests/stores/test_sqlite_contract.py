@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from .conftest import SqliteDatabase
@@ -9,6 +11,7 @@ from .contract import StoreContract
 
 
 class TestSqlite(StoreContract):
-    @pytest.fixture
-    def database(self, sqlite_database: SqliteDatabase) -> SqliteDatabase:
+    @pytest.fixture(params=[True, False], ids=["small groups apart", "all groups staged"])
+    def database(self, sqlite_database: SqliteDatabase, request: pytest.FixtureRequest) -> SqliteDatabase:
+        sqlite_database.config = replace(sqlite_database.config, small_groups=request.param)
         return sqlite_database

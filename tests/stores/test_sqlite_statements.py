@@ -11,8 +11,10 @@ import pytest
 from foliot.actors.rows import Query, ReadKeys, ReadLane, ReadLanes, ReadTasks, ReadTimers, ShardChanges
 from foliot.stores import sqlite_file, sqlite_lists, sqlite_upkeep
 from foliot.stores.port import TaskFilter
-from foliot.stores.sqlite_group import MAX_STAGED, WIDTH, GroupWriter, Turn, staged
+from foliot.stores.sqlite_group import GroupWriter
 from foliot.stores.sqlite_rows import Statement, answer_of, fetch, statement_of
+from foliot.stores.sqlite_staged import MAX_STAGED, staged
+from foliot.stores.sqlite_turn import WIDTH, Turn
 from hypothesis import given
 from hypothesis import strategies as st
 
