@@ -48,7 +48,7 @@ class Lifecycle:
         counts = task.kind.counts
         counts.waiting -= 1
         counts.running += 1
-        self._timeouts.watch(task)
+        self._timeouts.watch_attempt(task)
         self._table.touch(task)
 
     def complete(self, task: Task, outcome: Outcome, turn: Turn) -> None:

@@ -64,7 +64,7 @@ class Counts:
 class KindState:
     """A kind as its shard knows it."""
 
-    __slots__ = ("_lanes", "counts", "has_deadline", "id", "kind", "queue", "template", "tenant")
+    __slots__ = ("_lanes", "attempt_span_ms", "counts", "has_deadline", "id", "kind", "queue", "template", "tenant")
 
     def __init__(self, kind: Kind, counts: Counts) -> None:
         self.kind = kind
@@ -73,6 +73,8 @@ class KindState:
         self.template = kind.template
         self.queue = queue_address(kind.template.pool, kind.template.queue)
         self.counts = counts
+        template = kind.template
+        self.attempt_span_ms = template.timeout_ms + template.cancel_grace_ms if template.timeout_ms else 0
         self.has_deadline = bool(kind.template.wait_timeout_ms or kind.template.total_timeout_ms)  # while it waits
         self._lanes: dict[int, int] = {}
 

@@ -40,6 +40,14 @@ class Timeouts:
         if ends:
             self.set(task, min(ends))
 
+    def watch_attempt(self, task: Task) -> None:
+        """Set the backstop of an attempt that has just begun."""
+        kind = task.kind
+        if kind.template.total_timeout_ms:
+            self.watch(task)
+        elif kind.attempt_span_ms:
+            self.set(task, task.leased_ms + kind.attempt_span_ms + self._lease_margin_ms)
+
     def watch_cancelled(self, task: Task, now_ms: int) -> None:
         """A running task was cancelled: its worker has the grace, and the margin, to say so."""
         self.set(task, now_ms + task.kind.template.cancel_grace_ms + self._lease_margin_ms)

@@ -65,6 +65,12 @@ class Actor(Generic[M]):
     def end_turn(self, turn: Turn) -> None:
         """Run once at the end of each turn, before the commit: the place to put together what is sent by the batch."""
 
+    @property
+    def finished(self) -> bool:
+        """Tell whether nothing is left to do or to remember, so that the node may forget the actor. Its address stays: the
+        next message there brings a new one to life."""
+        return False
+
     def due_ms(self) -> int | None:
         """Return when `on_time` wants to run next, in wall-clock milliseconds, or None."""
         return None

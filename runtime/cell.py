@@ -118,7 +118,7 @@ class Cell:
     # -- life ----------------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Live until cancelled. Raises: EscalationError, StaleEpochError."""
+        """Live until the actor has finished, or until cancelled. Raises: EscalationError, StaleEpochError."""
         try:
             while True:
                 if self._failures:
@@ -130,6 +130,7 @@ class Cell:
                     await self._live(actor, journal)
                 except _ActorFailedError:
                     continue
+                return
         finally:
             self._idle = False
             self._stop_timer()
@@ -156,6 +157,8 @@ class Cell:
                 await self._turn(actor, journal, batch)
                 if self._careful:
                     self._careful -= len(batch)
+                if actor.finished and not mailbox:
+                    return
 
     def _due(self, actor: Actor[Any]) -> bool:
         due = actor.due_ms()

@@ -34,6 +34,9 @@ class Clock(Protocol):
         ...
 
 
+_LOOK_NS = 10_000_000_000
+
+
 class SystemClock:
     """The machine's own clocks; timers run on the event loop that is current when they are set."""
 
@@ -49,7 +52,8 @@ class SystemClock:
 
 class _SystemTimer:
     """A pending call that looks at the wall clock again: an event loop may round a delay down (uvloop does, to a whole
-    millisecond), and the wall clock may have been set back meanwhile."""
+    millisecond), and the wall clock may be set meanwhile. It looks at least every `_LOOK_NS`, so a clock that was set
+    forward makes it late by no more than that."""
 
     __slots__ = ("_callback", "_handle", "_loop", "_when_ns")
 
@@ -58,12 +62,12 @@ class _SystemTimer:
         self._callback = callback
         self._loop = asyncio.get_running_loop()
         delay_ns = self._when_ns - time.time_ns()
-        self._handle = self._loop.call_later(max(delay_ns, 0) / 1e9, self._fire)
+        self._handle = self._loop.call_later(min(max(delay_ns, 0), _LOOK_NS) / 1e9, self._fire)
 
     def _fire(self) -> None:
         missing_ns = self._when_ns - time.time_ns()
         if missing_ns > 0:
-            self._handle = self._loop.call_later(max(missing_ns, 1_000_000) / 1e9, self._fire)
+            self._handle = self._loop.call_later(min(max(missing_ns, 1_000_000), _LOOK_NS) / 1e9, self._fire)
         else:
             self._callback()
 

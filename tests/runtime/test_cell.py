@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import traceback
+from typing import Any
 
 import pytest
+from foliot.runtime.actor import Actor, Journal, Turn
 from foliot.runtime.bus import Envelope, Refusal
+from foliot.runtime.cell import Cell
 from foliot.runtime.errors import DiskFullError, EscalationError, MailboxFullError, StaleEpochError, StoreError
+from foliot.runtime.rng import Rng
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -591,3 +595,31 @@ async def test_a_dropped_timer_does_not_run(harness: Harness) -> None:
         await harness.settle()
 
     assert harness.heard() == []
+
+
+async def test_a_cell_whose_actor_has_finished_ends_once_its_mailbox_is_empty(harness: Harness) -> None:
+    class Twice(Actor[Any]):
+        """Finishes after two messages."""
+
+        heard = 0
+
+        @property
+        def finished(self) -> bool:
+            return self.heard >= 2
+
+        def handle(self, message: Any, turn: Turn) -> None:
+            self.heard += 1
+
+    actor = Twice()
+
+    async def make() -> tuple[Actor[Any], Journal | None]:
+        return actor, None
+
+    cell = Cell("once", make, bus=harness.bus, clock=harness.clock, rng=Rng(1), poison=harness.store.keep)
+    running = asyncio.create_task(cell.run())
+    cell.deliver(Envelope("once", Note(1)))
+    await asyncio.sleep(0.01)
+    assert not running.done()
+    cell.deliver(Envelope("once", Note(2)))
+    await asyncio.wait_for(running, 5)
+    assert actor.heard == 2
