@@ -20,19 +20,14 @@ import anyio
 import structlog
 from anyio.abc import TaskGroup
 
-from ..actors.addresses import key_of
-from ..actors.messages import Template, encode
-from ..actors.queue import QueueActor
-from ..actors.rows import ShardChanges
-from ..actors.shard import ShardActor, ShardConfig
-from ..actors.tenant import TenantActor
-from ..actors.worker import WorkerActor
-from ..runtime.actor import Actor, Journal
+from ..actors.cast import makers
+from ..actors.messages import Template
+from ..actors.shard import ShardConfig
 from ..runtime.clock import Clock, SystemClock
 from ..runtime.errors import StoreError
-from ..runtime.node import Make, Node, NodeConfig
+from ..runtime.node import Node, NodeConfig
 from ..runtime.rng import Rng
-from ..stores.port import Store
+from ..stores.hosting import poison_in, shards_on
 from ..stores.sqlite import SqliteConfig, open_sqlite
 from ..transports.gateway import Gateway
 from ..transports.local import LocalServer
@@ -70,24 +65,6 @@ class SchedulerOptions:
     encode_messages: bool = False  # really encode and decode every message between actors
 
 
-class _ShardJournal:
-    """A shard's own view of the store, under one epoch."""
-
-    def __init__(self, store: Store, shard: int, epoch: int) -> None:
-        self._store = store
-        self._shard = shard
-        self._epoch = epoch
-
-    def changes(self) -> ShardChanges:
-        return ShardChanges(self._shard, self._epoch)
-
-    async def commit(self, changes: Any) -> None:
-        await self._store.commit(changes)
-
-    async def read(self, query: Any) -> Any:
-        return await self._store.query(self._shard, query)
-
-
 class Scheduler:
     """An embedded scheduler with its workers, as an async context manager.
 
@@ -103,6 +80,7 @@ class Scheduler:
         self._options = options or SchedulerOptions(**overrides)
         self._clock: Clock = SystemClock()
         self._rng = Rng.of_the_system()
+        self._name = f"{sockets.gethostname()}:{os.getpid()}"
         self._living: asyncio.Task[None] | None = None
         self._leave = asyncio.Event()
         self._known: dict[str, tuple[Template, int]] = {}
@@ -197,36 +175,14 @@ class Scheduler:
     # -- parts -----------------------------------------------------------------------------------------------------------
 
     def _make_node(self) -> Node:
-        async def queue(address: str) -> tuple[Actor[Any], Journal | None]:
-            return QueueActor(address, self.shards), None
-
-        async def tenant(address: str) -> tuple[Actor[Any], Journal | None]:
-            return TenantActor(key_of(address), self.shards), None
-
-        async def worker(address: str) -> tuple[Actor[Any], Journal | None]:
-            return WorkerActor(key_of(address)), None
-
-        async def poison(address: str, message: Any, error: BaseException) -> None:
-            await self.store.set_aside(address, encode(message), repr(error), self._clock.now_ms())
-
         return Node(
-            NodeConfig(name=f"{sockets.gethostname()}:{os.getpid()}", slots=self.shards),
-            bus=self.bus, clock=self._clock, rng=self._rng.stream("node"),
-            kinds={"queue": queue, "tenant": tenant, "worker": worker}, poison=poison,
+            NodeConfig(name=self._name, slots=self.shards), bus=self.bus, clock=self._clock,
+            rng=self._rng.stream("node"), kinds=makers(self.shards), poison=poison_in(self.store, self._clock),
         )  # fmt: skip
 
     async def _run_node(self, started: Callable[[], None]) -> None:
         config = ShardConfig(shards=self.shards, workers_are_local=True)
-        name = f"{sockets.gethostname()}:{os.getpid()}"
-
-        def durable(slot: int) -> tuple[str, Make]:
-            async def make(address: str) -> tuple[Actor[Any], Journal | None]:
-                image = await self.store.claim(slot, name)
-                return ShardActor(image, config), _ShardJournal(self.store, slot, image.epoch)
-
-            return f"shard.{slot}", make
-
-        await self.node.run(durable, started=started)
+        await self.node.run(shards_on(self.store, config, node=self._name), started=started)
 
     def _start_worker(self, number: int, group: TaskGroup) -> None:
         options = self._options

@@ -617,9 +617,9 @@ async def test_a_cell_whose_actor_has_finished_ends_once_its_mailbox_is_empty(ha
 
     cell = Cell("once", make, bus=harness.bus, clock=harness.clock, rng=Rng(1), poison=harness.store.keep)
     running = asyncio.create_task(cell.run())
-    cell.deliver(Envelope("once", Note(1)))
+    cell.deliver(Envelope("once", Note("first")))
     await asyncio.sleep(0.01)
     assert not running.done()
-    cell.deliver(Envelope("once", Note(2)))
+    cell.deliver(Envelope("once", Note("second")))
     await asyncio.wait_for(running, 5)
     assert actor.heard == 2

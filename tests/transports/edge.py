@@ -10,40 +10,19 @@ from typing import Any
 
 import msgspec
 from foliot.actors import messages as m
-from foliot.actors.addresses import key_of, queue_address, session_address, shard_address, worker_address
-from foliot.actors.queue import QueueActor
-from foliot.actors.rows import ShardChanges
-from foliot.actors.shard import ShardActor, ShardConfig
-from foliot.actors.tenant import TenantActor
-from foliot.actors.worker import WorkerActor
-from foliot.runtime.actor import Actor, Journal
+from foliot.actors.addresses import queue_address, session_address, shard_address, worker_address
+from foliot.actors.cast import makers
+from foliot.actors.shard import ShardConfig
 from foliot.runtime.bus import Envelope
 from foliot.runtime.clock import SystemClock
-from foliot.runtime.node import Make, Node, NodeConfig
+from foliot.runtime.node import Node, NodeConfig
 from foliot.runtime.rng import Rng
+from foliot.stores.hosting import poison_in, shards_on
 from foliot.stores.sqlite import open_sqlite
 from foliot.transports.gateway import Gateway
 from foliot.transports.memory import MemoryBus
 
 SHARDS = 2
-
-
-class ShardJournal:
-    """A shard's view of the store."""
-
-    def __init__(self, store: Any, shard: int, epoch: int) -> None:
-        self._store = store
-        self._shard = shard
-        self._epoch = epoch
-
-    def changes(self) -> ShardChanges:
-        return ShardChanges(self._shard, self._epoch)
-
-    async def commit(self, changes: Any) -> None:
-        await self._store.commit(changes)
-
-    async def read(self, query: Any) -> Any:
-        return await self._store.query(self._shard, query)
 
 
 class EchoWorker:
@@ -111,30 +90,9 @@ class EdgeNode:
         self.store = await open_sqlite(self.path, clock=self.clock, shards=self.shards)
         self.bus = MemoryBus(encode=True)
 
-        async def queue(address: str) -> tuple[Actor[Any], Journal | None]:
-            return QueueActor(address, self.shards), None
-
-        async def tenant(address: str) -> tuple[Actor[Any], Journal | None]:
-            return TenantActor(key_of(address), self.shards), None
-
-        async def worker(address: str) -> tuple[Actor[Any], Journal | None]:
-            return WorkerActor(key_of(address)), None
-
-        async def poison(address: str, message: Any, error: BaseException) -> None:
-            await self.store.set_aside(address, m.encode(message), repr(error), self.clock.now_ms())
-
-        def durable(slot: int) -> tuple[str, Make]:
-            async def make(address: str) -> tuple[Actor[Any], Journal | None]:
-                image = await self.store.claim(slot, "node")
-                return ShardActor(image, ShardConfig(self.shards, workers_are_local=True)), ShardJournal(
-                    self.store, slot, image.epoch
-                )
-
-            return shard_address(slot), make
-
         self.node = Node(
             NodeConfig("node", self.shards), bus=self.bus, clock=self.clock, rng=Rng(1),
-            kinds={"queue": queue, "tenant": tenant, "worker": worker}, poison=poison,
+            kinds=makers(self.shards), poison=poison_in(self.store, self.clock),
         )  # fmt: skip
         self.bus.resolve_with(self.node.resolve)
         self.gateway = Gateway(
@@ -143,6 +101,7 @@ class EdgeNode:
         )  # fmt: skip
         started = asyncio.Event()
         # A plain task, since a fixture is entered and left by different ones.
+        durable = shards_on(self.store, ShardConfig(self.shards, workers_are_local=True), node="node")
         self._life = asyncio.create_task(self.node.run(durable, started=started.set))
         await started.wait()
         return self

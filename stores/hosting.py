@@ -1,0 +1,56 @@
+"""What a node needs to host shards on a store: how a shard is made, made durable, and where poison messages go."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ..actors.addresses import shard_address
+from ..actors.messages import encode
+from ..actors.rows import ShardChanges
+from ..actors.shard import ShardActor, ShardConfig
+from ..runtime.actor import Actor, Journal
+from ..runtime.cell import PoisonSink
+from ..runtime.clock import Clock
+from ..runtime.node import Make
+from .port import Store
+
+
+class ShardJournal:
+    """A shard's own view of the store, under one epoch. Implements `runtime.actor.Journal`."""
+
+    def __init__(self, store: Store, shard: int, epoch: int) -> None:
+        self._store = store
+        self._shard = shard
+        self._epoch = epoch
+
+    def changes(self) -> ShardChanges:
+        return ShardChanges(self._shard, self._epoch)
+
+    async def commit(self, changes: Any) -> None:
+        await self._store.commit(changes)
+
+    async def read(self, query: Any) -> Any:
+        return await self._store.query(self._shard, query)
+
+
+def shards_on(store: Store, config: ShardConfig, *, node: str) -> Callable[[int], tuple[str, Make]]:
+    """Return how the node of that name makes the shard of a slot: each time it claims a new epoch."""
+
+    def durable(slot: int) -> tuple[str, Make]:
+        async def make(address: str) -> tuple[Actor[Any], Journal | None]:
+            image = await store.claim(slot, node)
+            return ShardActor(image, config), ShardJournal(store, slot, image.epoch)
+
+        return shard_address(slot), make
+
+    return durable
+
+
+def poison_in(store: Store, clock: Clock) -> PoisonSink:
+    """Return a sink that keeps messages no actor could handle in the store."""
+
+    async def keep(address: str, message: Any, error: BaseException) -> None:
+        await store.set_aside(address, encode(message), repr(error), clock.now_ms())
+
+    return keep
