@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import os
 import socket as sockets
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -36,14 +35,12 @@ from .app import Foliot
 from .client import Client
 from .logs import configure_logging_once
 from .payload import PayloadError
+from .tuning import tuned_interpreter
 from .worker import Worker
 
 log = structlog.get_logger("foliot")
 
 _JANITOR_INTERVAL_S = 30
-_SWITCH_INTERVAL_S = 0.0005
-"""How long a thread may keep the interpreter while another waits for it. The store's thread needs it for moments only, but
-by default waits 5 ms for each of them while the event loop is busy: see docs/decisions/006."""
 
 
 @dataclass(frozen=True)
@@ -134,8 +131,6 @@ class Scheduler:
             options.database, clock=self._clock, shards=options.shards,
             config=SqliteConfig(synchronous=options.synchronous),
         )  # fmt: skip
-        interval_s = sys.getswitchinterval()
-        sys.setswitchinterval(min(interval_s, _SWITCH_INTERVAL_S))
         try:
             self.shards = self.store.shards
             self.bus = MemoryBus(encode=options.encode_messages)
@@ -146,27 +141,31 @@ class Scheduler:
                 directory=self.node.addresses, worker_counts=self._worker_counts, figures=self.figures,
                 handlers=self._handlers if self._apps else None, misfit=self._misfit if self._apps else None,
             )  # fmt: skip
-            async with anyio.create_task_group() as group:
-                started = anyio.Event()
-                group.start_soon(self._run_node, started.set, name="node")
-                await started.wait()
-                await self.gateway.begin()
-                group.start_soon(self._tidy, name="janitor")
-                async with AsyncExitStack() as stack:
-                    if options.socket is not None:
-                        await stack.enter_async_context(LocalServer(self.gateway, options.socket))
-                    for number in range(options.workers if self._apps else 0):
-                        self._start_worker(number, group)
-                    ready.set_result(None)
-                    try:
-                        await self._leave.wait()
-                    finally:
-                        await self._drain()
-                group.cancel_scope.cancel()
+            with tuned_interpreter():
+                await self._serve(ready)
         finally:
-            sys.setswitchinterval(interval_s)
             with anyio.CancelScope(shield=True):
                 await self.store.close()
+
+    async def _serve(self, ready: asyncio.Future[None]) -> None:
+        options = self._options
+        async with anyio.create_task_group() as group:
+            started = anyio.Event()
+            group.start_soon(self._run_node, started.set, name="node")
+            await started.wait()
+            await self.gateway.begin()
+            group.start_soon(self._tidy, name="janitor")
+            async with AsyncExitStack() as stack:
+                if options.socket is not None:
+                    await stack.enter_async_context(LocalServer(self.gateway, options.socket))
+                for number in range(options.workers if self._apps else 0):
+                    self._start_worker(number, group)
+                ready.set_result(None)
+                try:
+                    await self._leave.wait()
+                finally:
+                    await self._drain()
+            group.cancel_scope.cancel()
 
     def client(self, *, tenant: str = "default") -> Client:
         """Return a client inside this process; it needs no `async with` of its own."""
