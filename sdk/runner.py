@@ -28,6 +28,7 @@ from .failure import Failure, describe, is_fatal
 from .frames import AttemptDone
 from .processes import ProcessConfig, ProcessPool
 from .reports import Lane
+from .trouble import Trouble
 
 log = structlog.get_logger("foliot.worker")
 
@@ -73,6 +74,7 @@ class Runner:
         self.clock = clock
         self.progress_told = progress_told
         self.output_waits = output_waits
+        self._trouble = Trouble()
         self.running: dict[int, Attempt] = {}  # leases by task id: not started, running, and not reported
         self.used = 0  # slots of all leases, given up ones included until they are over
         self.busy = 0  # of these, slots of what has started
@@ -376,6 +378,8 @@ class Runner:
             )
         )  # fmt: skip
         attempt.route.counts[kind - 1] += 1
+        if kind is not OutcomeKind.COMPLETED:
+            self._trouble.tell(attempt, kind, error, now_ms=self.clock.now_ms(), fatal=fatal, killed=killed)
         self._drop(attempt)
 
     def _drop(self, attempt: Attempt) -> None:

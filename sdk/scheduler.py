@@ -224,8 +224,10 @@ class Scheduler:
 
     def _misfit(self, name: str, payload: bytes) -> str | None:
         """Say what is wrong with a payload that was made without the handler at hand."""
+        handler = next((app.handlers[name] for app in self._apps if name in app.handlers), None)
         try:
-            next(app.handlers[name] for app in self._apps if name in app.handlers).decode(payload)
+            if handler is not None:
+                handler.decode(payload)
         except PayloadError as error:
             return str(error)
         return None

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import structlog
+
 from ..actors.addresses import shard_address
 from ..actors.messages import encode
 from ..actors.rows import ShardChanges
@@ -14,6 +16,9 @@ from ..runtime.cell import PoisonSink
 from ..runtime.clock import Clock
 from ..runtime.node import Make
 from .port import Store
+
+
+log = structlog.get_logger("foliot.stores")
 
 
 class ShardJournal:
@@ -40,6 +45,8 @@ def shards_on(store: Store, config: ShardConfig, *, node: str) -> Callable[[int]
     def durable(slot: int) -> tuple[str, Make]:
         async def make(address: str) -> tuple[Actor[Any], Journal | None]:
             image = await store.claim(slot, node)
+            waiting = sum(entry.waiting for entry in image.ledger)
+            log.info("shard_claimed", shard=slot, epoch=image.epoch, waiting=waiting, running=len(image.running))
             return ShardActor(image, config), ShardJournal(store, slot, image.epoch)
 
         return shard_address(slot), make

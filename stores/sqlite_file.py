@@ -93,6 +93,8 @@ def prepare(path: str, *, shards: int, now_ms: int) -> int:
     To be called by the holder of the file's lock. Raises: StoreUnusableError.
     """
     check_path(path)
+    # Payloads are nobody else's business; SQLite gives the log and its index the mode of the file.
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     connection = sqlite3.connect(path, isolation_level=None, timeout=_BUSY_MS / 1000)
     try:
         return _prepare(connection, path, shards, now_ms)

@@ -28,7 +28,7 @@ class FileLock:
 
     def __init__(self, database: str, *, now_ms: int) -> None:
         """Take the lock. Raises: StoreInUseError naming the process that has it; OSError."""
-        self._descriptor = os.open(database + ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self._descriptor = os.open(database + ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.ftruncate(self._descriptor, 0)

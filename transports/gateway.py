@@ -136,6 +136,7 @@ class Gateway:
         self._shards = shards
         self._directory = directory
         self._handlers = handlers
+        self._misfit = misfit
         self._product = product
         self._since_ms = clock.now_ms()
         self._entrance = Entrance(
@@ -247,6 +248,11 @@ class Gateway:
         if isinstance(request, RetryTasks) and len(request.payload or b"") > self.limits.max_payload:
             raise TooLargeError("the payload's size in bytes", len(request.payload or b""), self.limits.max_payload)
         parts = self._by_shard(request.ids)
+        if isinstance(request, RetryTasks) and request.payload is not None and self._misfit is not None:
+            for detail in await self._store.tasks(request.ids):
+                problem = self._misfit(detail.kind.template.handler, request.payload)
+                if problem is not None:
+                    return Refusal("payload", f"task {to_text(detail.row.id)}: {problem}")
         questions = [
             (shard_address(shard), msgspec.structs.replace(request, ids=[request.ids[at] for at in positions]))
             for shard, positions in parts.items()

@@ -46,7 +46,7 @@ def view_of_row(row: TaskRow, kind: Kind | None) -> TaskView:
         created_ms=time_of_ms(row.id),
         due_ms=row.due_ms,
         updated_ms=row.updated_ms,
-        started_ms=row.started_ms,
+        started_ms=row.updated_ms if row.state == State.RUNNING else row.started_ms,  # leased, while it runs
         ended_ms=row.ended_ms,
         key=row.key,
         dedupe_key=row.dedupe_key,
