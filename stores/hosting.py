@@ -17,7 +17,6 @@ from ..runtime.clock import Clock
 from ..runtime.node import Make
 from .port import Store
 
-
 log = structlog.get_logger("foliot.stores")
 
 
