@@ -87,9 +87,16 @@ class Commands:
         if not self._watchers.has_room(len(message.ids)):
             turn.reply(Refusal("overloaded", "too many callers wait for tasks of this shard", retry_after_ms=1_000))
             return
-        self._watchers.add(turn, message.ids, turn.now_ms + message.wait_ms)
+        tenant = message.tenant
+        watch = self._watchers.add(turn, tenant, message.ids, turn.now_ms + message.wait_ms)
         table = self._table
-        absent = list(dict.fromkeys(task_id for task_id in message.ids if task_id not in table.tasks))
+        absent: list[int] = []
+        for task_id in dict.fromkeys(message.ids):
+            task = table.tasks.get(task_id)
+            if task is None:
+                absent.append(task_id)
+            elif tenant and task.kind.tenant != tenant:
+                self._watchers.missing(watch, task_id, turn)
         if not absent:
             return
 
@@ -99,11 +106,12 @@ class Commands:
                 row = found.get(task_id)
                 if task_id in table.tasks or table.is_stale(task_id):
                     continue  # alive, or its end was told meanwhile
-                if row is None or (message.tenant and table.kind_of(row).tenant != message.tenant):
-                    self._watchers.ended(m.TaskEnd(task_id, 0), turn)
+                if row is None or (tenant and table.kind_of(row).tenant != tenant):
+                    self._watchers.missing(watch, task_id, turn)
                 elif row.state >= FIRST_FINAL:
                     error = msgspec.msgpack.decode(row.error, type=m.TaskError) if row.error else None
-                    self._watchers.ended(m.TaskEnd(row.id, row.state, row.attempt, row.result, error), turn)
+                    end = m.TaskEnd(row.id, row.state, row.attempt, row.result, error)
+                    self._watchers.ended(end, table.kind_of(row).tenant, turn)
 
         table.ask(ReadTasks(table.next_token, absent), resume, turn)
 

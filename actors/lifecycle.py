@@ -145,7 +145,8 @@ class Lifecycle:
         self._table.tasks.pop(task.id, None)
         self._table.touch(task)
         if self._watchers.is_watched(task.id):
-            self._watchers.ended(TaskEnd(task.id, state, task.attempt, task.result, error), turn)
+            end = TaskEnd(task.id, state, task.attempt, task.result, error)
+            self._watchers.ended(end, task.kind.tenant, turn)
 
     def _retry_or_end(self, task: Task, error: TaskError, retry_after_ms: int, turn: Turn, *, fatal: bool) -> None:
         template = task.kind.template

@@ -11,11 +11,12 @@ from .messages import TaskEnd, TasksEnded
 class Watch:
     """One waiting request."""
 
-    __slots__ = ("ended", "remaining", "request", "sender")
+    __slots__ = ("ended", "remaining", "request", "sender", "tenant")
 
-    def __init__(self, sender: str, request: int, remaining: set[int]) -> None:
+    def __init__(self, sender: str, request: int, tenant: str, remaining: set[int]) -> None:
         self.sender = sender
         self.request = request
+        self.tenant = tenant
         self.remaining = remaining
         self.ended: list[TaskEnd] = []
 
@@ -33,10 +34,11 @@ class Watchers:
     def has_room(self, count: int) -> bool:
         return self._count + count <= self._capacity
 
-    def add(self, turn: Turn, ids: list[int], until_ms: int) -> Watch:
-        """Let the sender of the message in hand wait for all of `ids`, until `until_ms` at the latest."""
-        watch = Watch(turn.sender, turn.request, set(ids))
-        for task_id in ids:
+    def add(self, turn: Turn, tenant: str, ids: list[int], until_ms: int) -> Watch:
+        """Let the sender of the message in hand wait for all of `ids`, until `until_ms` at the latest. `tenant`: whose
+        tasks it may hear of; empty: everybody's."""
+        watch = Watch(turn.sender, turn.request, tenant, set(ids))
+        for task_id in watch.remaining:
             self._by_task.setdefault(task_id, []).append(watch)
         self._count += len(watch.remaining)
         self._number += 1
@@ -46,15 +48,26 @@ class Watchers:
     def is_watched(self, task_id: int) -> bool:
         return task_id in self._by_task
 
-    def ended(self, end: TaskEnd, turn: Turn) -> None:
-        """A task ended (or does not exist): answer those that now have all of theirs."""
+    def ended(self, end: TaskEnd, tenant: str, turn: Turn) -> None:
+        """A task of the tenant ended: answer those that now have all of theirs. To others there is no such task."""
         for watch in self._by_task.pop(end.id, ()):
-            if end.id in watch.remaining:
-                watch.remaining.discard(end.id)
-                self._count -= 1
-                watch.ended.append(end)
-                if not watch.remaining:
-                    turn.send(watch.sender, TasksEnded(watch.ended), request=watch.request)
+            self._tell(watch, end if watch.tenant in ("", tenant) else TaskEnd(end.id, 0), turn)
+
+    def missing(self, watch: Watch, task_id: int, turn: Turn) -> None:
+        """For this one there is no such task, whoever else waits for it."""
+        others = [other for other in self._by_task.pop(task_id, ()) if other is not watch]
+        if others:
+            self._by_task[task_id] = others
+        self._tell(watch, TaskEnd(task_id, 0), turn)
+
+    def _tell(self, watch: Watch, end: TaskEnd, turn: Turn) -> None:
+        if end.id not in watch.remaining:
+            return
+        watch.remaining.discard(end.id)
+        self._count -= 1
+        watch.ended.append(end)
+        if not watch.remaining:
+            turn.send(watch.sender, TasksEnded(watch.ended), request=watch.request)
 
     def due_ms(self) -> int | None:
         while self._deadlines and not self._deadlines[0][2].remaining:

@@ -419,6 +419,30 @@ def test_watching_answers_when_all_have_ended(shard: ShardHarness) -> None:
     assert {end.id: (end.state, end.result) for end in answer.ended} == {done: (10, b"r"), running: (13, b"")}
 
 
+def test_who_watches_the_task_of_another_tenant_hears_there_is_none_and_its_owner_hears_the_end(shard: ShardHarness) -> None:
+    queued, running = shard.submit(2)
+    [body] = shard.lease(running)
+    nothing = [m.TasksEnded([m.TaskEnd(queued, 0), m.TaskEnd(running, 0)])]
+    assert shard.deliver(m.WatchTasks("acme", [running], 60_000), request=9) == []
+    assert shard.deliver(m.WatchTasks("other", [queued, running], 60_000), request=10) == nothing
+    shard.report(body, result=b"secret")
+    [_, answer] = shard.messages(m.TasksEnded)
+    assert answer == m.TasksEnded([m.TaskEnd(running, 10, 1, b"secret")])
+    ended = m.TasksEnded([m.TaskEnd(running, 0)])
+    assert shard.deliver(m.WatchTasks("other", [running], 60_000), request=11) == [ended]
+
+
+def test_a_watch_that_finds_nothing_does_not_end_that_of_another(shard: ShardHarness) -> None:
+    [task] = shard.submit()
+    shard.report(shard.lease(task)[0], result=b"r")
+    shard.hold_reads = True
+    assert shard.deliver(m.WatchTasks("other", [task], 60_000), request=9) == []
+    assert shard.deliver(m.WatchTasks("acme", [task], 60_000), request=10) == []
+    shard.hold_reads = False
+    shard.answer_reads()
+    assert [answer.ended[0].state for answer in shard.messages(m.TasksEnded)] == [0, 10]
+
+
 def test_watching_gives_up_when_told(shard: ShardHarness) -> None:
     [task] = shard.submit()
     shard.deliver(m.WatchTasks("acme", [task, 77], 1_000), request=9)
