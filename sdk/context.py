@@ -171,7 +171,10 @@ class Context:
         """Say how far the attempt is, 0 to 1. Cheap: only the newest is sent, a few times a second."""
         if not 0 <= fraction <= 1:  # NaN as well
             raise ProgressError("progress", fraction, "a fraction from 0 to 1")
-        self._behind.tell(int(fraction * 1_000), note[:NOTE_LIMIT], None)
+        if not isinstance(note, str):
+            raise ProgressError("note", note, "a text")
+        # Lone surrogates, as in odd file names, can neither travel nor be stored.
+        self._behind.tell(int(fraction * 1_000), note[:NOTE_LIMIT].encode("utf-8", "backslashreplace").decode(), None)
 
     def heartbeat(self, checkpoint: Any = None) -> None:
         """Give a sign of life; a `checkpoint`, any msgpack value, is handed to the next attempt if there is one."""

@@ -779,6 +779,18 @@ async def absurd(ctx: Context, fraction: float) -> None:
     ctx.progress(fraction)
 
 
+@app.task
+async def mumbling(ctx: Context) -> None:
+    ctx.progress(0.5, "odd \udcff name")
+
+
+async def test_a_note_that_is_no_unicode_is_told_in_a_form_that_is() -> None:
+    async with working(app) as w:
+        body = w.lease(mumbling)
+        await w.outcome(body)
+        assert w.progress(body)[-1].note == "odd \\udcff name"
+
+
 # -- leaving -----------------------------------------------------------------------------------------------------------
 
 
