@@ -59,7 +59,7 @@ def _matches(kind: type[BaseException], name: str, classes: Mapping[str, type[Ba
 def _message(error: BaseException) -> str:
     try:
         text = str(error)
-    except Exception as broken:  # a handler's own __str__
+    except BaseException as broken:  # a handler's own __str__; what escaped here would end the worker's thread or loop
         text = f"(its message cannot be had: {type(broken).__qualname__})"
     return _cut(text, MESSAGE_LIMIT)
 
@@ -71,7 +71,7 @@ def _traceback(error: BaseException) -> str:
         frames = frames.tb_next
     try:
         lines = traceback.format_exception(type(error), error, frames)
-    except Exception:
+    except BaseException:  # as above
         lines = traceback.format_tb(frames)
     text = "".join(lines)
     if len(text) > TRACEBACK_LIMIT:

@@ -215,9 +215,9 @@ class Runner:
             else:
                 result = await route.call(body.payload)
             data = b"" if result is None else route.encode_result(result)
-        except GeneratorExit:
-            raise
         except BaseException as error:
+            if isinstance(error, GeneratorExit) and not _is_current(attempt.task):
+                raise  # the loop is gone and its coroutines are being closed; else it is the handler's own
             attempt.heard = bool(attempt.stop)
             self._raised(attempt, error)
             if isinstance(error, KeyboardInterrupt):
@@ -589,6 +589,13 @@ async def _in_own_loop(attempt: Attempt, context: tuple[Context, ...]) -> Any:
     except asyncio.CancelledError:
         attempt.heard = bool(attempt.stop)
         raise
+
+
+def _is_current(task: asyncio.Task[Any] | None) -> bool:
+    try:
+        return asyncio.current_task() is task
+    except RuntimeError:  # no loop runs
+        return False
 
 
 def _cancel_elsewhere(loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any]) -> None:

@@ -273,6 +273,33 @@ async def test_an_exception_is_a_failed_attempt(what: str, type_: str, message: 
         assert "sdk/runner.py" not in outcome.error.traceback
 
 
+class UnspeakableError(Exception):
+    def __str__(self) -> str:
+        raise SystemExit(1)
+
+
+@app.task
+def unspeakable_in_thread() -> None:
+    raise UnspeakableError
+
+
+@app.task
+async def unspeakable() -> None:
+    raise UnspeakableError
+
+
+@app.task
+async def generator_exit() -> None:
+    raise GeneratorExit
+
+
+@pytest.mark.parametrize("handler", [unspeakable, unspeakable_in_thread, generator_exit])
+async def test_whatever_is_raised_and_however_it_is_reported_and_its_slot_is_free_again(handler: Any) -> None:
+    async with working(app) as w:
+        assert kind_of(await w.outcome(w.lease(handler))) is OutcomeKind.FAILED
+        assert w.worker._require().used == w.worker._require().threads.busy == 0
+
+
 async def test_messages_and_tracebacks_are_bounded() -> None:
     async with working(app) as w:
         outcome = await w.outcome(w.lease(failing_in_thread))
