@@ -63,6 +63,8 @@ def check_path(path: str) -> None:
     """Look at the file before SQLite does. Raises: StoreUnusableError."""
     file = Path(path)
     expected = "a writable file, or a name in a writable directory for a new one"
+    if path == ":memory:" or path.startswith("file:") or "\0" in path:
+        raise StoreUnusableError(path, "is no file", expected)
     try:
         status = file.stat()
     except FileNotFoundError:

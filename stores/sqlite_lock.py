@@ -1,6 +1,7 @@
 """One scheduler to a database file: an operating system's lock beside it, which dies with its process.
 
-The lock file stays when the lock is gone, since removing it would let two processes each lock a file of their own.
+It lies beside the file itself, so that a symbolic link to it is no way around. The lock file stays when the lock is
+gone, since removing it would let two processes each lock a file of their own.
 A process forked without `exec` shares the lock and keeps it alive; so children are to be spawned.
 """
 
@@ -28,7 +29,7 @@ class FileLock:
 
     def __init__(self, database: str, *, now_ms: int) -> None:
         """Take the lock. Raises: StoreInUseError naming the process that has it; OSError."""
-        self._descriptor = os.open(database + ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._descriptor = os.open(os.path.realpath(database) + ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.ftruncate(self._descriptor, 0)

@@ -121,6 +121,20 @@ async def test_the_number_of_shards_is_fixed_when_the_file_is_made(sqlite_databa
     assert (await sqlite_database.open(shards=8)).shards == 3
 
 
+async def test_a_symbolic_link_is_no_way_around_the_lock(sqlite_database: SqliteDatabase) -> None:
+    store = await sqlite_database.open()
+    link = sqlite_database.path.with_name("link.db")
+    link.symlink_to(sqlite_database.path)
+    with pytest.raises(StoreInUseError, match="in use by process"):
+        await open_sqlite(link, clock=TestClock(), shards=2)
+    await store.close()
+
+
+@pytest.mark.parametrize("name", [":memory:", "file:x?mode=memory", "a\0b"])
+async def test_what_is_no_file_is_refused(name: str) -> None:
+    assert "is no file" in await _refusal(Path(name))
+
+
 @pytest.mark.parametrize(
     ("shards", "config", "name"),
     [
