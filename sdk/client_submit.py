@@ -27,7 +27,7 @@ from .options import count_option
 SUBMIT_TIMEOUT_MS: Final = 30_000
 _TOGETHER_MAX: Final = 256  # single tasks in one message
 _BATCH: Final = 500  # tasks of a bulk submission in one message ...
-_BATCH_BYTES: Final = 1 << 20  # ... or payload bytes, whichever comes first
+_BATCH_BYTES: Final = 1 << 20  # ... or payload bytes of either, whichever comes first
 _IN_FLIGHT: Final = 8
 _REFUSED_KEPT: Final = 1_000
 _BACKOFF_MAX_MS: Final = 5_000
@@ -81,10 +81,18 @@ class Submitter:
 
     def _flush(self) -> None:
         waiting, self._waiting = self._waiting, []
-        for start in range(0, len(waiting), _TOGETHER_MAX):
-            task = asyncio.get_running_loop().create_task(self._send_together(waiting[start : start + _TOGETHER_MAX]))
-            self._sending[task] = None
-            task.add_done_callback(self._sent)
+        start, size = 0, 0
+        for at, (spec, _) in enumerate(waiting):
+            size += len(spec.payload)
+            if at > start and (at - start >= _TOGETHER_MAX or size > _BATCH_BYTES):
+                self._begin_sending(waiting[start:at])
+                start, size = at, len(spec.payload)
+        self._begin_sending(waiting[start:])
+
+    def _begin_sending(self, batch: list[tuple[Spec, asyncio.Future[tuple[int, bool]]]]) -> None:
+        task = asyncio.get_running_loop().create_task(self._send_together(batch))
+        self._sending[task] = None
+        task.add_done_callback(self._sent)
 
     def _sent(self, task: asyncio.Task[None]) -> None:
         self._sending.pop(task, None)
