@@ -26,15 +26,15 @@ class InvalidNameError(UsageError):
 
 def check_name(what: str, name: str) -> str:
     """Return `name`. Raises: InvalidNameError."""
-    if not _NAME.fullmatch(name):
-        raise InvalidNameError(what, name)
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise InvalidNameError(what, str(name))
     return name
 
 
 def check_handler(name: str) -> str:
     """Return the handler name. Raises: InvalidNameError."""
-    if not _HANDLER.fullmatch(name):
-        raise InvalidNameError("handler", name)
+    if not isinstance(name, str) or not _HANDLER.fullmatch(name):
+        raise InvalidNameError("handler", str(name))
     return name
 
 

@@ -31,7 +31,7 @@ from ..actors.messages import (
 from ..actors.states import State
 from ..runtime.bus import Refusal
 from ..runtime.clock import Clock, SystemClock
-from ..runtime.ids import from_text, to_text
+from ..runtime.ids import MAX_ID, InvalidIdError, from_text, to_text
 from ..runtime.rng import Rng
 from ..transports import api
 from .channel import Channel, open_channel
@@ -337,7 +337,10 @@ class Client:
     async def retry(self, task: Task[Any] | str | int, *, payload: dict[str, Any] | None = None) -> str:
         """Queue an ended task again, its attempts counted anew. `payload`: arguments that replace the old ones.
         Returns: `retried`, or `alive` if it has not ended. Raises: TaskNotFoundError."""
-        data = None if payload is None else Packer().pack(payload)
+        try:
+            data = None if payload is None else Packer().pack(payload)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise InvalidOptionError("payload", type(payload), f"arguments msgpack has ({error})") from error
         return self._one(task, await self._command([task], lambda ids: RetryTasks(self.tenant, ids, data)))
 
     async def retry_many(self, tasks: Iterable[Task[Any] | str | int]) -> Sequence[str]:
@@ -484,11 +487,15 @@ def number_of(task: Task[Any] | str | int) -> int:
     """Return the number of a task, of its text form, or of a handle. Raises: InvalidIdError."""
     if isinstance(task, Task):
         return task.number
-    return task if isinstance(task, int) else from_text(task)
+    if not isinstance(task, int):
+        return from_text(task)
+    if not 0 <= task <= MAX_ID:
+        raise InvalidIdError(f"{task:#x}")  # hexadecimal, since Python refuses to write very long numbers in decimal
+    return task
 
 
 def _state_number(label: str) -> int:
-    state = State.__members__.get(label.upper())
+    state = State.__members__.get(label.upper()) if isinstance(label, str) else None
     if state is None:
         raise InvalidOptionError("state", label, ", ".join(state.label for state in State))
     return int(state)

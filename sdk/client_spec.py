@@ -78,9 +78,9 @@ class SpecMaker:
             if isinstance(handler, str):
                 payload = self._payload_of_name(handler, args, kwargs)
                 return Spec(self._template(handler, None), payload, 0, self._priority_of_name(handler), checked=False)
-            payload, key = handler.prepare(args, kwargs)
+            payload, key = _handler(handler).prepare(args, kwargs)
             return Spec(handler.template, payload, 0, handler.default_priority, key)
-        own: Sequence[str] = () if isinstance(handler, str) else parameters_of(handler)
+        own: Sequence[str] = () if isinstance(handler, str) else parameters_of(_handler(handler))
         options = {name: kwargs.pop(name) for name in [*kwargs] if name in OPTION_NAMES and name not in own}
         return self.make_with(handler, args, kwargs, Options(**options))
 
@@ -92,7 +92,7 @@ class SpecMaker:
             payload, key = self._payload_of_name(handler, args, kwargs), ""
             priority = self._priority_of_name(handler)
         else:
-            payload, key = handler.prepare(args, kwargs)
+            payload, key = _handler(handler).prepare(args, kwargs)
             priority = handler.default_priority
         return Spec(
             self._template(handler, options),
@@ -125,7 +125,10 @@ class SpecMaker:
             key: tuple[Any, ...] = (handler,)
         else:
             key = (handler, options.queue, options.on_conflict, options.max_attempts, options.timeout)
-        template = self._templates.get(key)
+        try:
+            template = self._templates.get(key)
+        except TypeError:  # an option that is no option's value, which `_changes` refuses by name
+            template = None
         if template is None:
             template = self._template_of_name(handler) if isinstance(handler, str) else handler.template
             if options is not None:
@@ -168,6 +171,12 @@ def parameters_of(handler: Handler[..., Any]) -> tuple[str, ...]:
     """Return the names of the handler's own parameters, in order."""
     names: tuple[str, ...] = handler.shape.struct.__struct_fields__
     return names
+
+
+def _handler(handler: Any) -> Handler[..., Any]:
+    if not isinstance(handler, Handler):
+        raise InvalidOptionError("handler", handler, "a function made a task with @app.task, or a handler's name")
+    return handler
 
 
 def _text(option: str, value: object) -> str:

@@ -46,6 +46,19 @@ class MalformedError(UsageError):
         self.reason = reason
 
 
+class NotEncodableError(UsageError):
+    """A request with a value that cannot travel."""
+
+    code = "not_encodable"
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(
+            f"{message} cannot be encoded: {reason}; expected texts of Unicode and whole numbers of at most 64 bits"
+        )
+        self.message = message
+        self.reason = reason
+
+
 class VersionError(UsageError):
     """The peer speaks another version of the protocol."""
 
@@ -372,6 +385,14 @@ _decode_answer = msgspec.msgpack.Decoder(Answer).decode
 def encode(message: Any) -> bytes:
     """Return the bytes of a request or an answer: the version byte, then its msgpack."""
     return _PREFIX + _encode(message)
+
+
+def encode_request(message: Any) -> bytes:
+    """Return the bytes of a request. Raises: NotEncodableError."""
+    try:
+        return encode(message)
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise NotEncodableError(type(message).__name__, str(error)) from error
 
 
 def decode_request(data: bytes | memoryview) -> Any:

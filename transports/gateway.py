@@ -86,6 +86,8 @@ from .api import (
     WhyRead,
     WhyTasks,
     WorkersListed,
+    decode_request,
+    encode_request,
 )
 from .balance import Baseline, EdgeSnapshot, WorkerCounts, balance, completions
 from .entrance import EdgeCount, Entrance, Misfit
@@ -95,6 +97,7 @@ log = structlog.get_logger("foliot.transports")
 
 DEFAULT_TIMEOUT_MS: Final = 30_000
 _MARGIN_MS: Final = 5_000  # beyond a long poll's wait
+_MAX_ATTEMPT: Final = 1_000_000_000
 _FANOUT: Final = 64  # actors asked at once
 
 
@@ -191,7 +194,10 @@ class Gateway:
             return Refusal("internal", f"{type(request).__name__} failed with {type(error).__name__}: {error}")
 
     async def request(self, message: Any, *, timeout_ms: int) -> Any:
-        """Answer a client of this process."""
+        """Answer a client of this process. Raises: UsageError for what could not have come over a socket: nothing else
+        compares the values of a message with their types, and one of a wrong type could not be read back."""
+        if not isinstance(message, SubmitTasks):  # those are made by `sdk.client_spec`, which does
+            message = decode_request(encode_request(message))
         return await self.handle(message, timeout_ms=timeout_ms)
 
     async def close(self) -> None:
@@ -303,6 +309,8 @@ class Gateway:
         for state in request.states:
             if state not in known:
                 raise InvalidOptionError("state", state, "numbers of actors.states.State")
+        if not 0 <= request.before <= MAX_ID:
+            raise InvalidOptionError("before", request.before, "an id, or 0")
         rows, kinds = await self._store.list(
             TaskFilter(
                 tenant=request.tenant,
@@ -317,6 +325,8 @@ class Gateway:
         return TasksListed(views_of_rows(rows, kinds), next_before)
 
     async def _logs(self, request: ReadLogs, timeout_ms: int) -> LogsRead:
+        if not 0 <= request.attempt <= _MAX_ATTEMPT:
+            raise InvalidOptionError("attempt", request.attempt, f"0 (all) to {_MAX_ATTEMPT}")
         if not await self._find(request.tenant, [request.id]):
             raise NotFoundError(f"there is no task {to_text(request.id)} of tenant {request.tenant!r}")
         parts = await self._store.logs(request.id, request.attempt)

@@ -429,8 +429,8 @@ class LocalChannel:
 
     async def request(self, message: Any, *, timeout_ms: int) -> Any:
         """Return the answer, which may be a Refusal. Raises: NotRunningError, ConnectionLostError, DeadlineError,
-        FrameTooLargeError, VersionError."""
-        data = api.encode(message)
+        FrameTooLargeError, NotEncodableError, VersionError."""
+        data = api.encode_request(message)
         if len(data) + _NUMBER_BYTES > self._limits.max_frame:
             raise FrameTooLargeError(len(data), self._limits.max_frame)
         what = type(message).__name__

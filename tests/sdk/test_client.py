@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +143,38 @@ async def test_a_handler_named_by_text_brings_its_own_options(tmp_path: Path) ->
 
     assert (info.max_attempts, info.priority) == (7, 2)
     assert (spec.template.max_attempts, spec.priority) == (2, 2)
+
+
+async def test_calls_of_wrong_types_are_refused_and_leave_nothing_behind(client: Client) -> None:
+    """In process as over the socket: a setting that cannot be read back would keep the database from being opened."""
+    queue, number, text = "q", 1.5, "\udcff"
+    calls: list[Callable[[], Awaitable[Any]]] = [
+        lambda: client.limit_queue(queue, max_waiting=number),  # type: ignore[arg-type]
+        lambda: client.configure_tenant(concurrency=number),  # type: ignore[arg-type]
+        lambda: client.pause_queue(queue, why=text),
+        lambda: client.pause_queue(queue, by=5),  # type: ignore[arg-type]
+        lambda: client.pause_queue(5),  # type: ignore[arg-type]
+        lambda: client.get(1 << 70),
+        lambda: client.cancel(10**5_000),
+        lambda: client.page(limit=1 << 70),
+        lambda: client.page(handler=text),
+        lambda: client.page(states=[5]),  # type: ignore[list-item]
+        lambda: client.logs(1, attempt=1 << 63),
+        lambda: client.retry(1, payload={"n": object()}),
+        lambda: client.submit(5),  # type: ignore[call-overload]
+        lambda: client.submit(lambda: 1),  # type: ignore[call-overload]
+        *[partial(client.submit, ok, **{name: []}) for name in ("on_conflict", "max_attempts", "timeout")],
+    ]
+    for call in calls:
+        with pytest.raises(UsageError):
+            await call()
+    assert await client.queues() == []
+    assert await client.tenants() == []
+
+
+async def test_large_payloads_of_one_moment_travel_apart(client: Client) -> None:
+    tasks = await asyncio.gather(*[client.submit("ok", n="x" * 1_000_000) for _ in range(70)])
+    assert len({task.id for task in tasks}) == 70
 
 
 async def test_what_is_due_in_the_past_runs_at_once_by_default(client: Client, node: EdgeNode) -> None:
