@@ -1,6 +1,6 @@
 # Each target sets up what it needs: a .venv with everything from the package index, the first time.
 #
-#   make demo    counts the Python standard library on this machine, as a job of a few thousand tasks
+#   make demo    counts the Python standard library on this machine, as some hundred to two thousand tasks, one for each file
 #   make up      runs a scheduler and its workers; APP=module:app names your own
 #   make test    runs the tests; ARGS="-k ring" is handed to pytest
 #   make check   lints and checks the types

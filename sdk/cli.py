@@ -5,7 +5,9 @@ Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 3 nobody there or try ag
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import Any, Final
 
@@ -74,9 +76,35 @@ def _bench() -> click.Command:
 
 
 class _Main(LazyGroup):
-    def main(self, *args: Any, **kwargs: Any) -> Any:
+    def main(self, args: Sequence[str] | None = None, *rest: Any, **kwargs: Any) -> Any:
+        """Run a command. Standing alone, an error is one line on standard error, as JSON where JSON was asked for."""
         kwargs.setdefault("prog_name", "foliot")
-        return super().main(*args, **kwargs)
+        run: Callable[..., Any] = super().main
+        if not kwargs.pop("standalone_mode", True):
+            return run(args, *rest, standalone_mode=False, **kwargs)
+        try:
+            code = run(args, *rest, standalone_mode=False, **kwargs)
+        except click.ClickException as error:
+            if type(error).__name__ == "NoArgsIsHelpError":  # not in all versions of click that will do
+                error.show()
+            else:
+                _tell(error, as_json="--json" in (sys.argv[1:] if args is None else args))
+            sys.exit(error.exit_code)
+        except click.Abort:
+            click.echo("foliot: aborted", err=True)
+            sys.exit(1)
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def _tell(error: click.ClickException, *, as_json: bool) -> None:
+    text = " ".join(error.format_message().split()).rstrip(".")
+    is_usage = isinstance(error, click.UsageError)
+    if as_json:
+        code = "usage" if is_usage else "failed"
+        click.echo(json.dumps({"error": {"code": code, "message": text}}, ensure_ascii=False), err=True)
+        return
+    path = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx is not None else ""
+    click.echo(f"foliot: {text}" + (f" (see {path} --help)" if path else ""), err=True)
 
 
 @click.group(cls=_Main, lazy=_TOP, context_settings={"help_option_names": ["-h", "--help"]})

@@ -145,11 +145,17 @@ def parse_object(text: str, where: str = "the payload") -> dict[str, Any]:
     """Return a JSON object. Raises: click.BadParameter."""
     try:
         value = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise click.BadParameter(f"{where} is not JSON: {error}") from error
     if not isinstance(value, dict):
         raise click.BadParameter(f"{where} is a JSON {type(value).__name__}, expected an object of named arguments")
     return value
+
+
+async def is_served(client: Client, queue: str) -> bool:
+    """Tell whether some worker serves a queue of that name, in any pool."""
+    served = [address.split(".", 2)[-1] for read in await client.workers() for address in read.heartbeat.queues]
+    return queue in served
 
 
 # -- output ------------------------------------------------------------------------------------------------------------

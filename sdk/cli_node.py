@@ -112,6 +112,7 @@ def verify(session: Session) -> None:
         )  # fmt: skip
         if verified.lines:
             table([plain(line) for line in verified.lines], columns)
+            click.echo("edge, stored: accepted since the scheduler started, as clients were told and as the store counts")
         for difference in verified.differences:
             click.echo(difference.text, err=True)
         accepted = sum(line.accepted for line in verified.lines)

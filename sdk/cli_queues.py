@@ -9,7 +9,8 @@ import click
 
 from ..actors.messages import QueueConfig
 from ..transports.api import QueueView
-from .cli_common import Session, connected, plain
+from .cli_common import Session, cell, connected, is_served, plain
+from .client import Client
 from .client_views import moment
 
 
@@ -57,7 +58,7 @@ def _print(session: Session, config: QueueConfig) -> None:
     text += f", at most {config.max_waiting} waiting" if config.max_waiting else ""
     text += f", ageing {config.ageing_ms / 1000:g}s" if config.ageing_ms else ", no ageing"
     if config.paused:
-        text += f", paused by {config.paused_by or 'somebody'} at {moment(config.paused_at_ms)}"
+        text += f", paused by {config.paused_by or 'somebody'} at {cell(moment(config.paused_at_ms))}"
         text += f": {config.paused_why}" if config.paused_why else ""
     session.document(plain(config), text)
 
@@ -71,7 +72,16 @@ def _print(session: Session, config: QueueConfig) -> None:
 def pause(session: Session, queue: str, pool: str, why: str, by: str | None) -> None:
     """Start nothing more from a queue; what runs goes on."""
     who = by if by is not None else _me()
-    _print(session, session.run(lambda client: client.pause_queue(queue, pool=pool, by=who, why=why)))
+
+    async def work(client: Client) -> tuple[bool, QueueConfig]:
+        known = [view.config.queue for view in await client.queues() if view.config.pool == pool]
+        is_strange = queue not in known and not await is_served(client, queue)
+        return is_strange, await client.pause_queue(queue, pool=pool, by=who, why=why)
+
+    is_strange, config = session.run(work)
+    if is_strange:
+        click.echo(f"no worker serves queue {queue!r} and no task has named it yet", err=True)
+    _print(session, config)
 
 
 @queues.command()

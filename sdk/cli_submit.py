@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, TextIO
+from typing import Any, Final, TextIO
 
 import click
+import msgspec
 
-from .cli_common import EXIT_FAILED, Session, connected, echo_json, parse_arguments, parse_object, plain
+from ..actors.messages import TaskRefusal
+from .cli_common import EXIT_FAILED, Session, connected, echo_json, is_served, parse_arguments, parse_object, plain
 from .client import Client
 from .client_spec import Options, Spec
 from .errors import TaskEndedError
+from .payload import PayloadError
+
+_SHOWN: Final = 100  # refusals in JSON
+_SHOWN_AS_TEXT: Final = 20
+# Bytes that are no UTF-8 become what no payload can hold, so that their line is refused and not the whole file.
+_Lines: Final = click.File("r", encoding="utf-8", errors="surrogateescape")
 
 
 @click.command()
 @click.argument("handler")
 @click.option("-p", "--param", "params", multiple=True, metavar="KEY=VALUE", help="An argument; JSON, else text.")
 @click.option("--json-payload", metavar="JSON", help="All arguments as a JSON object; - reads standard input.")
-@click.option("--from", "source", type=click.File("r"), metavar="FILE", help="A task for each line, a JSON object each.")
+@click.option("--from", "source", type=_Lines, metavar="FILE", help="A task for each line, a JSON object each.")
 @click.option("--delay", metavar="SPAN", help="Run after this long, such as 10m.")
 @click.option("--at", metavar="MOMENT", help="Run at an ISO 8601 moment with an offset.")
 @click.option("--past", type=click.Choice(["run", "refuse"]), default="run", help="What to do if the moment has passed.")
@@ -27,6 +35,7 @@ from .errors import TaskEndedError
 @click.option("--queue", help="Instead of the handler's queue.")
 @click.option("--key", help="Concurrency key.")
 @click.option("--dedupe-key", help="Submit at most once within a day.")
+@click.option("--dedupe-from", metavar="FIELD", help="With --from: HANDLER:VALUE of this argument is each line's key.")
 @click.option("--on-conflict", type=click.Choice(["return_existing", "reject", "replace"]), help="If the key is held.")
 @click.option("--max-attempts", type=int)
 @click.option("--timeout", metavar="SPAN", help="Of one attempt.")
@@ -39,6 +48,7 @@ def submit(
     params: tuple[str, ...],
     json_payload: str | None,
     source: TextIO | None,
+    dedupe_from: str | None,
     wait: bool,
     wait_timeout: str | None,
     priority: str | None,
@@ -50,14 +60,20 @@ def submit(
     if source is not None:
         if params or json_payload or wait:
             raise click.UsageError("--from goes with neither --param, --json-payload nor --wait")
-        session.run(lambda client: _submit_lines(session, client, handler, source, options))
+        if dedupe_from and options.dedupe_key is not None:
+            raise click.UsageError("give --dedupe-key or --dedupe-from, not both")
+        lines = _Specs(handler, source, options, dedupe_from or "")
+        session.run(lambda client: _submit_lines(session, client, lines))
         return
+    if dedupe_from:
+        raise click.UsageError("--dedupe-from goes with --from only")
     arguments = {}
     if json_payload is not None:
         arguments = parse_object(sys.stdin.read() if json_payload == "-" else json_payload)
     arguments |= parse_arguments(params)
 
     async def work(client: Client) -> None:
+        await _warn_unserved(client, options)
         task = await client.submit_with(handler, arguments, options)
         record: dict[str, Any] = {"id": task.id, "existing": task.existing}
         if wait or wait_timeout is not None:
@@ -75,31 +91,87 @@ def submit(
             if not session.as_json:
                 echo_json(record["result"])
                 return
-        session.document(record, task.id + (" (was there already)" if task.existing else ""))
+        session.document(record, task.id)
+        if task.existing and not session.as_json:
+            click.echo("(was there already)", err=True)
 
     session.run(work)
 
 
-async def _submit_lines(session: Session, client: Client, handler: str, source: TextIO, options: Options) -> None:
-    def specs() -> Iterator[Spec]:
-        for number, line in enumerate(source, 1):
-            if line.strip():
-                yield client.spec_with(handler, parse_object(line, f"line {number}"), options)
+async def _warn_unserved(client: Client, options: Options) -> None:
+    if options.queue and not await is_served(client, options.queue):
+        click.echo(f"no worker serves queue {options.queue!r}: the task waits until one does", err=True)
 
+
+class _Specs:
+    """The tasks of a file. A line that makes none is kept as a refusal, and the others go on."""
+
+    def __init__(self, handler: str, source: TextIO, options: Options, dedupe_from: str) -> None:
+        self._handler = handler
+        self._source = source
+        self.options = options
+        self._dedupe_from = dedupe_from
+        self.bad: list[TaskRefusal] = []  # the first of them
+        self.bad_count = 0
+
+    def made(self, client: Client) -> Iterator[Spec]:
+        position = -1
+        for number, line in enumerate(self._source, 1):
+            if not line.strip():
+                continue
+            position += 1
+            try:
+                yield self._spec(client, line, f"line {number}")
+            except click.BadParameter as error:
+                self._refuse(TaskRefusal(position, "payload", error.message))
+            except PayloadError as error:
+                self._refuse(TaskRefusal(position, error.code, f"line {number}: {error}"))
+
+    def _spec(self, client: Client, line: str, where: str) -> Spec:
+        arguments = parse_object(line, where)
+        options = self.options
+        if self._dedupe_from:
+            value = arguments.get(self._dedupe_from)
+            key = f"{self._handler}:{value}"
+            if not isinstance(value, str | int) or not key.isprintable() or len(key) > 256:
+                raise click.BadParameter(f"{where} has no short text or whole number as {self._dedupe_from!r}")
+            options = msgspec.structs.replace(options, dedupe_key=key)
+        return client.spec_with(self._handler, arguments, options)
+
+    def _refuse(self, refusal: TaskRefusal) -> None:
+        self.bad_count += 1
+        if len(self.bad) < _SHOWN:
+            self.bad.append(refusal)
+
+    def merged(self, refused: Iterable[TaskRefusal]) -> list[TaskRefusal]:
+        """Return the first refusals of both kinds, by position in the file."""
+        moved = []
+        for refusal in refused:  # their positions do not count the bad lines before them
+            position = refusal.position
+            for bad in self.bad:
+                position += bad.position <= position
+            moved.append(msgspec.structs.replace(refusal, position=position))
+        return sorted([*self.bad, *moved], key=lambda refusal: refusal.position)[:_SHOWN]
+
+
+async def _submit_lines(session: Session, client: Client, lines: _Specs) -> None:
+    await _warn_unserved(client, lines.options)
     with _progress(session) as progress:
-        result = await client.submit_many(specs(), progress=progress)
+        result = await client.submit_many(lines.made(client), progress=progress)
+    refused_count = result.refused_count + lines.bad_count
+    refused = lines.merged(result.refused)
     record = {
-        "submitted": result.submitted,
+        "submitted": result.submitted + lines.bad_count,
         "accepted": result.accepted,
         "existing": result.existing,
-        "refused": result.refused_count,
-        "refusals": [plain(refusal) for refusal in result.refused[:100]],
+        "refused": refused_count,
+        "refusals": [plain(refusal) for refusal in refused],
     }
-    text = f"{result.accepted} accepted, {result.existing} were there already, {result.refused_count} refused"
-    for refusal in result.refused[:20]:
+    text = f"{result.accepted} accepted, {result.existing} were there already, {refused_count} refused"
+    for refusal in refused[:_SHOWN_AS_TEXT]:
         text += f"\n  task {refusal.position + 1}: {refusal.text}"
     session.document(record, text)
-    if result.refused_count:
+    if refused_count:
         sys.exit(EXIT_FAILED)
 
 

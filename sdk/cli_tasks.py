@@ -75,11 +75,14 @@ def show_task(session: Session, task_id: str) -> None:
         value = getattr(info, name)
         if name in ("attempts", "error") or value in (None, "", False):
             continue
-        click.echo(f"{name.replace('_', ' '):<14}{cell(value)}")
+        text = cell(value)
+        if name == "attempt" and info.attempt > info.max_attempts:
+            text += " (counted anew since a retry)"
+        click.echo(f"{name.replace('_', ' '):<14}{text}")
     if info.error is not None:
         click.echo(f"{'error':<14}{info.error.type}: {info.error.message}")
-        if info.error.traceback:
-            click.echo("\n".join(f"    {line}" for line in info.error.traceback.rstrip().splitlines()))
+        if not any(at.error and at.error.traceback for at in info.attempts):
+            _print_traceback(info.error.traceback)
     if info.attempts:
         click.echo("\nattempts that did not complete")
         rows = [
@@ -87,6 +90,15 @@ def show_task(session: Session, task_id: str) -> None:
             for at in info.attempts
         ]
         table(rows, ("attempt", "outcome", "worker", "ended_at", "error"))
+    for at in info.attempts:
+        if at.error and at.error.traceback:
+            click.echo(f"\nattempt {at.attempt}, {at.outcome}")
+            _print_traceback(at.error.traceback)
+
+
+def _print_traceback(text: str) -> None:
+    for line in text.rstrip().splitlines():
+        click.echo(f"    {line}")
 
 
 @tasks.command()
@@ -136,19 +148,25 @@ def print_outcomes(session: Session, task_ids: tuple[str, ...], outcomes: list[s
 @click.option("-f", "--follow", is_flag=True, help="Go on until the task ends.")
 @connected
 def logs(session: Session, task_id: str, attempt: int, follow: bool) -> None:
-    """Print what a task's attempts wrote and logged."""
+    """Print what a task's attempts wrote and logged; each under a line of its own if there are several."""
 
     async def work(client: Client) -> None:
-        shown = 0
+        shown: dict[int, int] = {}  # characters, by attempt
+        above = 0  # the attempt whose output was printed last
         while True:
             is_over = not follow or (await client.get(task_id)).state in _FINAL
-            text = await client.logs(task_id, attempt=attempt)
+            texts = await client.logs_by_attempt(task_id, attempt=attempt)
+            new = {number: text[shown.get(number, 0) :] for number, text in texts.items()}
             if session.as_json:
-                if not follow or text[shown:]:
-                    echo_json({"id": task_id, "text": text[shown:]})
+                if not follow or any(new.values()):
+                    echo_json({"id": task_id, "text": "".join(new.values())})
             else:
-                click.echo(text[shown:], nl=False)
-            shown = len(text)
+                for number, text in new.items():
+                    if text and number != above and len(texts) > 1:
+                        click.echo(f"--- attempt {number} ---")
+                    click.echo(text, nl=False)
+                    above = number if text else above
+            shown = {number: len(text) for number, text in texts.items()}
             if is_over:
                 return
             await asyncio.sleep(_FOLLOW_S)

@@ -21,6 +21,7 @@ from .cli_common import guarded
 @click.option("--processes", type=click.IntRange(0, 1_000), help="For isolated handlers. [default: the number of cores]")
 @click.option("--shards", type=click.IntRange(1, 1_024), default=2, show_default=True, help="Of a new database.")
 @click.option("--queue", "queues", multiple=True, metavar="NAME", help="Serve only these. [default: all the app names]")
+@click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="A label of its workers; repeatable.")
 @click.option("--log-json", is_flag=True, help="Log JSON lines.")
 def up(
     app_ref: str,
@@ -31,12 +32,17 @@ def up(
     processes: int | None,
     shards: int,
     queues: tuple[str, ...],
+    labels: tuple[str, ...],
     log_json: bool,
 ) -> None:
     """Run the scheduler and its workers in this process, until Ctrl-C or SIGTERM; then drain.
 
     Clients and the other commands reach it through its local socket.
     """
+
+    named = dict(label.partition("=")[::2] for label in labels)
+    if not all("=" in label for label in labels) or "" in named:
+        raise click.BadParameter("a label is KEY=VALUE, such as gpu=true")
 
     def serve() -> None:
         from .up import run_up
@@ -51,6 +57,7 @@ def up(
                 processes=os.cpu_count() or 1 if processes is None else processes,
                 shards=shards,
                 queues=list(queues),
+                labels=named,
                 log_json=log_json,
             )
         )

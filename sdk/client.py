@@ -181,7 +181,7 @@ class Client:
         `args`, `kwargs`: the handler's arguments, and options: queue, priority, delay, at, dedupe_key, key, on_conflict,
         max_attempts, timeout, past ("run" or "refuse" what is due in the past). An option's name that the handler has as
         a parameter belongs to the handler; use `submit_with` then. A handler may be named by text: its own options hold,
-        but its arguments are checked by the worker only, and a concurrency key has to be given.
+        but its arguments are checked by the scheduler, and a concurrency key has to be given.
         Raises: PayloadError, InvalidOptionError, DuplicateTaskError, OverloadedError, RateLimitedError, ...
         """
         if not self._has_met and isinstance(handler, str):
@@ -314,6 +314,14 @@ class Client:
         """Return a task's captured output, of one attempt or of all. Raises: NotFoundError."""
         read = await self._ask(api.ReadLogs(self.tenant, number_of(task), attempt), api.LogsRead)
         return b"".join([part.text for part in read.parts]).decode(errors="replace")
+
+    async def logs_by_attempt(self, task: Task[Any] | str | int, *, attempt: int = 0) -> dict[int, str]:
+        """Return a task's captured output by attempt, of those that have any. Raises: NotFoundError."""
+        read = await self._ask(api.ReadLogs(self.tenant, number_of(task), attempt), api.LogsRead)
+        texts: dict[int, bytes] = {}
+        for part in read.parts:
+            texts[part.attempt] = texts.get(part.attempt, b"") + part.text
+        return {number: text.decode(errors="replace") for number, text in texts.items()}
 
     async def why(self, task: Task[Any] | str | int) -> WhyInfo:
         """Return why a task does not run, or where it is. Raises: TaskNotFoundError."""

@@ -12,8 +12,13 @@ from ..actors.messages import TaskError, TaskRefusal
 from ..runtime.bus import Refusal, RefusedError
 from ..runtime.errors import FoliotError, NotFoundError, UnavailableError, UsageError
 from ..runtime.ids import to_text
+from ..transports.views import span_text
 from .app import UnknownTaskError as UnknownTaskError
 from .context import TaskCancelledError as TaskCancelledError
+
+
+def _span(span_ms: int) -> str:
+    return f"{span_ms} ms" if span_ms < 1_000 else span_text(span_ms)
 
 
 class InvalidRequestError(UsageError):
@@ -42,7 +47,7 @@ class PastDueError(UsageError):
     code = "past_due"
 
     def __init__(self, late_ms: int) -> None:
-        super().__init__(f"the task was due {late_ms} ms ago, expected a moment to come (or past='run')")
+        super().__init__(f"the task was due {_span(late_ms)} ago, expected a moment to come (or past='run')")
         self.late_ms = late_ms
 
 
@@ -168,7 +173,7 @@ class ResultTimeoutError(UnavailableError):
     code = "result_timeout"
 
     def __init__(self, task_id: str, timeout_ms: int) -> None:
-        super().__init__(f"task {task_id} is not over after {timeout_ms} ms; it goes on, ask again later")
+        super().__init__(f"task {task_id} is not over after {_span(timeout_ms)}; it goes on, ask again later")
         self.task_id = task_id
         self.timeout_ms = timeout_ms
 
@@ -179,7 +184,7 @@ class NotIdleError(UnavailableError):
     code = "not_idle"
 
     def __init__(self, waiting: int, running: int, timeout_ms: int) -> None:
-        super().__init__(f"{waiting} tasks wait and {running} run after {timeout_ms} ms, expected none")
+        super().__init__(f"{waiting} tasks wait and {running} run after {_span(timeout_ms)}, expected none")
         self.waiting = waiting
         self.running = running
         self.timeout_ms = timeout_ms

@@ -26,6 +26,7 @@ async def run_up(
     processes: int = 2,
     shards: int = 2,
     queues: list[str] | None = None,
+    labels: dict[str, str] | None = None,
     log_json: bool = False,
     ready: Callable[[], None] = lambda: None,
 ) -> None:
@@ -40,7 +41,7 @@ async def run_up(
     path = socket or default_socket(database)
     options = SchedulerOptions(
         database=database, socket=path, shards=shards, concurrency=concurrency, threads=threads,
-        processes=processes, queues=tuple(queues or ()),
+        processes=processes, queues=tuple(queues or ()), labels=labels or {},
     )  # fmt: skip
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with Scheduler(app, options=options) as scheduler, anyio.create_task_group() as group:

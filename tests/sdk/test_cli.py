@@ -15,10 +15,11 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 from foliot.sdk.cli import main
+from foliot.sdk.errors import PastDueError, ResultTimeoutError
 
 FOLIOT = (sys.executable, "-c", "from foliot.sdk.cli import main; main()")
 SHOP = """
-from foliot import Context, Fatal, Foliot
+from foliot import Context, Fatal, Foliot, Retry
 
 app = Foliot("shop")
 
@@ -27,6 +28,12 @@ app = Foliot("shop")
 async def add(ctx: Context, a: int, b: int = 0) -> int:
     print("adding", a, b)
     return a + b
+
+
+@app.task(max_attempts=2, retry=Retry(base="10ms"))
+async def noisy(ctx: Context) -> None:
+    print("attempt", ctx.attempt)
+    raise ValueError(f"not in attempt {ctx.attempt}")
 
 
 @app.task(queue="mail", max_attempts=1)
@@ -133,12 +140,32 @@ def test_very_many_tasks_come_from_a_file(sh: Shell, tmp_path: Path) -> None:
 
 
 def test_a_file_with_a_bad_line_names_it(sh: Shell, tmp_path: Path) -> None:
-    (tmp_path / "lines").write_text('{"a": 1}\n[1]\n')
+    (tmp_path / "lines").write_bytes(b'{"a": 1}\n\n[1]\n{"a": "x"}\nnonsense\n{"a": 2}\n{"a": "\xff"}\n')
 
-    result = sh("submit", "shop.add", "--from", str(tmp_path / "lines"))
+    text = sh.text("submit", "shop.add", "--delay", "1h", "--from", str(tmp_path / "lines"), code=1)
+    told = sh.json("submit", "shop.add", "--delay", "1h", "--from", str(tmp_path / "lines"), code=1)
 
-    assert result.exit_code == 2
-    assert "line 2 is a JSON list, expected an object" in result.stderr
+    lines = text.splitlines()
+    assert lines[0] == "2 accepted, 0 were there already, 4 refused"
+    assert lines[1] == "  task 2: line 3 is a JSON list, expected an object of named arguments"
+    assert lines[2].startswith("  task 3: ")
+    assert "a" in lines[2]
+    assert lines[3].startswith("  task 4: line 5 is not JSON: ")
+    assert lines[4].startswith("  task 6: line 7: ")
+    assert (told["submitted"], told["accepted"], told["refused"]) == (6, 2, 4)
+    assert [refusal["position"] for refusal in told["refusals"]] == [1, 2, 3, 5]
+
+
+def test_a_file_can_be_submitted_again_where_each_line_has_its_dedupe_key(sh: Shell, tmp_path: Path) -> None:
+    (tmp_path / "lines").write_text('{"a": 1}\n{"a": 2}\n{"b": 2}\n')
+    again = ("submit", "shop.add", "--delay", "1h", "--from", str(tmp_path / "lines"), "--dedupe-from", "a")
+
+    first, second = sh.json(*again, code=1), sh.json(*again, code=1)
+
+    assert (first["accepted"], first["existing"], first["refused"]) == (2, 0, 1)
+    assert (second["accepted"], second["existing"], second["refused"]) == (0, 2, 1)
+    assert "line 3 has no short text or whole number as 'a'" in first["refusals"][0]["text"]
+    assert sh("submit", "shop.add", "--dedupe-from", "a").exit_code == 2
 
 
 def test_a_failed_task_fails_the_command_that_waits_for_it(sh: Shell) -> None:
@@ -153,12 +180,24 @@ def test_a_failed_task_fails_the_command_that_waits_for_it(sh: Shell) -> None:
 
 def test_a_dedupe_key_that_is_held_is_told_or_refused(sh: Shell) -> None:
     first = sh.json("submit", "shop.add", "-p", "a=1", "--delay", "1h", "--dedupe-key", "d")
-    again = sh.text("submit", "shop.add", "-p", "a=1", "--dedupe-key", "d")
+    again = sh("submit", "shop.add", "-p", "a=1", "--dedupe-key", "d")
     refused = sh("submit", "shop.add", "-p", "a=1", "--dedupe-key", "d", "--on-conflict", "reject")
 
-    assert again == f"{first['id']} (was there already)\n"
+    assert (again.stdout, again.stderr) == (f"{first['id']}\n", "(was there already)\n")
     assert refused.exit_code == 1
     assert first["id"] in refused.stderr
+
+
+def test_a_queue_that_nobody_serves_is_remarked_upon(sh: Shell) -> None:
+    strange = sh("submit", "shop.add", "-p", "a=1", "--delay", "1h", "--queue", "mial")
+    served = sh("submit", "shop.add", "-p", "a=1", "--delay", "1h", "--queue", "mail")
+    paused = sh("queues", "pause", "nobodys")
+    sh.text("queues", "resume", "nobodys")
+
+    assert "no worker serves queue 'mial'" in strange.stderr
+    assert (served.exit_code, served.stderr) == (0, "")
+    assert paused.exit_code == 0
+    assert paused.stderr == "no worker serves queue 'nobodys' and no task has named it yet\n"
 
 
 # -- tasks and dead letters --------------------------------------------------------------------------------------------
@@ -176,6 +215,22 @@ def test_tasks_are_listed_cancelled_and_retried(sh: Shell) -> None:
     assert [row["outcome"] for row in sh.lines("tasks", "cancel", *ids[1:], code=1)] == ["ended", "cancelled"]
     assert sh.text("tasks", "retry", ids[0], "-p", "a=7").split() == ["id", "outcome", ids[0], "retried"]
     assert sh.json("tasks", "show", ids[0])["payload"] == {"a": 7}
+
+
+def test_every_attempt_has_its_traceback_and_its_output(sh: Shell) -> None:
+    task_id = sh.json("submit", "shop.noisy", "--wait", code=1)["id"]
+
+    shown = sh.text("dlq", "show", task_id)
+    for attempt in (1, 2):
+        assert f"\nattempt {attempt}, failed\n    Traceback" in shown
+        assert shown.count(f"\n    ValueError: not in attempt {attempt}\n") == 1
+    assert sh.text("tasks", "logs", task_id) == "--- attempt 1 ---\nattempt 1\n--- attempt 2 ---\nattempt 2\n"
+    assert sh.text("tasks", "logs", task_id, "--attempt", "2") == "attempt 2\n"
+    assert "counted anew" not in shown
+
+    sh.text("dlq", "retry", task_id)
+    assert sh.text("tasks", "logs", task_id, "--follow").endswith("--- attempt 4 ---\nattempt 4\n")
+    assert "attempt       4 (counted anew since a retry)" in sh.text("tasks", "show", task_id)
 
 
 def test_dead_letters_are_listed_shown_retried_and_purged(sh: Shell) -> None:
@@ -266,6 +321,13 @@ def test_the_ledger_balances(sh: Shell, tenant: str) -> None:
         (["submit", "shop.add", "--priority", "11"], 2, "a number from 0 to 9"),
         (["submit", "shop.add", "-p", "novalue"], 2, "'novalue' is not key=value"),
         (["submit", "shop.add", "--json-payload", "{"], 2, "is not JSON"),
+        (["submit", "shop.add", "--frob"], 2, "submit --help)"),
+        (["submit", "shop.add", "--from", "no-such-file"], 2, "No such file"),
+        (["submit", "shop.add", "--at", "2020-01-01T00:00:00Z", "--past", "refuse"], 2, "the task was due"),
+        (["tasks", "list", "--state", "odd"], 2, "'odd' is not one of"),
+        (["up"], 2, "Missing option '--app'"),
+        (["up", "--app", "a:b", "--label", "gpu"], 2, "a label is KEY=VALUE"),
+        (["bench", "latency", "--frob"], 2, "bench latency --help)"),
         (["frobnicate"], 2, "there is no command 'frobnicate', expected one of up, submit"),
         (["up", "--app", "no_such_module:app"], 2, "does not import: ModuleNotFoundError"),
         (["up", "--app", "json:dumps"], 2, "expected a Foliot app in json"),
@@ -276,8 +338,13 @@ def test_an_error_is_one_clear_line_and_a_code(sh: Shell, args: list[str], code:
 
     assert result.exit_code == code
     assert words in result.stderr
-    assert "Traceback" not in result.output
+    assert result.stderr.startswith("foliot: ")
+    assert result.stderr.count("\n") == 1
     assert result.stdout == ""
+    as_json = sh(*args, "--json")
+    if args[0] != "up":  # which has no answer to give
+        assert as_json.exit_code == code
+        assert set(json.loads(as_json.stderr)["error"]) == {"code", "message"}
 
 
 def test_without_a_scheduler_every_command_says_how_to_start_one(tmp_path: Path) -> None:
@@ -340,3 +407,8 @@ def test_up_serves_until_it_is_told_to_stop(tmp_path: Path) -> None:
     assert b"in use by" in second.stderr
     assert code == 0
     assert not (tmp_path / "foliot.sock").exists()
+
+
+def test_long_spans_are_told_in_units_people_have() -> None:
+    assert "due 2516d 11h ago" in str(PastDueError(217_423_706_541))
+    assert "after 1h;" in str(ResultTimeoutError("x", 3_600_000))
