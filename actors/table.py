@@ -137,11 +137,13 @@ class TaskTable:
         if not absent:
             act({task_id: tasks[task_id] for task_id in ids}, turn)
             return
+        present = [task_id for task_id in ids if task_id in tasks]
         sender, request = turn.sender, turn.request
 
         def resume(answer: TasksRead, turn: Turn) -> None:
             turn.sender, turn.request = sender, request
-            if any(row.id not in tasks and self.is_stale(row.id) for row in answer.rows):
+            ended = any(task_id not in tasks for task_id in present)  # and left the memory, unasked for
+            if ended or any(row.id not in tasks and self.is_stale(row.id) for row in answer.rows):
                 self.with_tasks(ids, turn, act)
                 return
             found = {row.id: Task.of_row(row, self.kind_of(row)) for row in self.rows_of(answer)}

@@ -450,6 +450,18 @@ def test_watching_gives_up_when_told(shard: ShardHarness) -> None:
     assert shard.messages(m.TasksEnded) == [m.TasksEnded([m.TaskEnd(77, 0)])]
 
 
+def test_a_task_that_ends_while_others_are_looked_up_is_found_all_the_same(shard: ShardHarness) -> None:
+    stored, running = shard.submit(2)
+    shard.report(shard.lease(stored)[0])
+    [body] = shard.lease(running)
+    shard.hold_reads = True
+    assert shard.deliver(m.CancelTasks("acme", [stored, running])) == []
+    shard.report(body)
+    shard.hold_reads = False
+    shard.answer_reads()
+    assert shard.messages(m.TasksAnswered)[-1].outcomes == ["ended", "ended"]
+
+
 def test_purging_keeps_the_ledger_balanced(shard: ShardHarness) -> None:
     [dead] = shard.submit(max_attempts=1)
     [alive] = shard.submit()
