@@ -41,7 +41,9 @@ class Route:
         "timeout_ms",
     )
 
-    def __init__(self, kind: Kind, handler: Handler[..., Any] | None, line: QueueLine | None) -> None:
+    def __init__(
+        self, kind: Kind, handler: Handler[..., Any] | None, line: QueueLine | None, counts: list[int]
+    ) -> None:  # fmt: skip
         template = kind.template
         self.kind = kind
         self.template = template
@@ -50,7 +52,7 @@ class Route:
         self.cost = max(template.cost, 1)
         self.timeout_ms = template.timeout_ms
         self.plain_deadline = not template.heartbeat_timeout_ms  # only the timeout can end an attempt
-        self.counts = [0] * OUTCOME_KINDS  # attempts that ended, by OutcomeKind
+        self.counts = counts  # attempts of the tenant's queue that ended, by OutcomeKind: the worker's, not the route's own
         self.mode = handler.mode if handler is not None else "unknown"
         self.takes_context = handler is not None and handler.takes_context
         self.call: Any = None

@@ -39,7 +39,7 @@ from ..runtime.errors import UsageError
 from ..runtime.rng import Rng
 from . import capture
 from .app import Foliot
-from .attempt import Attempt, Route
+from .attempt import OUTCOME_KINDS, Attempt, Route
 from .credits import ACTIVE_MS as QUEUE_ACTIVE_MS
 from .credits import HOLD_MS, TICK_MS, QueueLine, share
 from .handler import Handler
@@ -151,7 +151,7 @@ class Worker:
         self._host = socket.gethostname()
         self._started_ms = clock.now_ms()
         self._routes: dict[tuple[str, int], Route] = {}
-        self._counts: dict[tuple[str, str, int], int] = {}  # of routes that are no longer kept
+        self._counts: dict[tuple[str, str], list[int]] = {}  # by tenant and queue, since routes are forgotten while they run
         self._seen: dict[int, int] = {}  # task id → highest attempt that came, in two generations
         self._seen_before: dict[int, int] = {}
         self._recent: dict[int, int] = {}  # shard → heartbeats that still mention it
@@ -358,11 +358,11 @@ class Worker:
         route = self._routes.get(key)
         if route is None:
             if len(self._routes) >= self.config.routes_max:
-                self._counts = self.counts
                 self._routes.clear()
             template = kind.template
             line = self._by_address.get(queue_address(template.pool, template.queue))
-            route = self._routes[key] = Route(kind, self._handlers.get(template.handler), line)
+            counts = self._counts.setdefault((kind.tenant, template.queue), [0] * OUTCOME_KINDS)
+            route = self._routes[key] = Route(kind, self._handlers.get(template.handler), line, counts)
         return route
 
     # -- what goes out -------------------------------------------------------------------------------------------------
@@ -534,13 +534,12 @@ class Worker:
     @property
     def counts(self) -> dict[tuple[str, str, int], int]:
         """How many attempts ended here, by (tenant, queue, OutcomeKind as number)."""
-        totals = dict(self._counts)
-        for route in self._routes.values():
-            for index, count in enumerate(route.counts):
-                if count:
-                    key = (route.kind.tenant, route.template.queue, index + 1)
-                    totals[key] = totals.get(key, 0) + count
-        return totals
+        return {
+            (tenant, queue, kind): count
+            for (tenant, queue), counts in self._counts.items()
+            for kind, count in enumerate(counts, start=1)
+            if count
+        }
 
     @property
     def running(self) -> int:

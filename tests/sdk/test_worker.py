@@ -405,6 +405,16 @@ async def test_a_coroutine_that_refuses_to_stop_is_abandoned_and_keeps_its_slot(
     assert len(w.outcomes()) == 2
 
 
+async def test_attempts_whose_kind_of_task_was_forgotten_meanwhile_are_counted() -> None:
+    async with working(app, config=WorkerConfig(routes_max=1)) as w:
+        body = w.lease(stubborn)
+        await w.outcome(w.lease(add, a=1))
+        gate("stubborn").set()
+        await w.outcome(body)
+
+    assert w.worker.counts == {(TENANT, "default", 1): 2}
+
+
 async def test_a_thread_out_of_time_is_reported_and_keeps_its_place_until_it_is_over() -> None:
     async with working(app, threads=1, config=WorkerConfig(threads=1, hold_ms=60_000)) as w:
         outcome = await w.outcome(w.lease(stuck))
