@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, Final
 
 import click
 
 from .cli_common import guarded
+
+_STRAY_S: Final = 1.0  # for coroutines that were abandoned when their grace was over
 
 
 @click.command()
@@ -70,6 +73,19 @@ def _run(work: Coroutine[Any, Any, None]) -> None:
     try:
         import uvloop
     except ImportError:
-        asyncio.run(work)
+        asyncio.run(_to_the_end(work))
     else:
-        uvloop.run(work)
+        uvloop.run(_to_the_end(work))
+
+
+async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:
+    """Do the work, then end the process even if a handler's coroutine refuses to be cancelled: all that matters is
+    closed by then, and closing the loop would wait for it for ever."""
+    await work
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in left:
+        task.cancel()
+    if left and (await asyncio.wait(left, timeout=_STRAY_S))[1]:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
