@@ -22,7 +22,7 @@ from ..transports.local import NotRunningError
 from .channel import Channel
 from .client_spec import Spec, assemble
 from .errors import RETRYABLE, BulkStoppedError, error_of, error_of_task
-from .options import count_option
+from .options import InvalidOptionError, count_option
 
 SUBMIT_TIMEOUT_MS: Final = 30_000
 _TOGETHER_MAX: Final = 256  # single tasks in one message
@@ -155,6 +155,8 @@ class Submitter:
         patience_ms: int,
     ) -> BulkResult:
         """Submit all of them, `in_flight` batches at a time. Raises: BulkStoppedError."""
+        if not isinstance(specs, Iterable | AsyncIterable):
+            raise InvalidOptionError("specs", type(specs), "an iterable of specs, such as (client.spec(...) for ...)")
         count_option("batch", batch, 1, 1_000)
         count_option("in_flight", in_flight, 1, 32)
         return await _Bulk(self, self._clock, progress, keep_ids, patience_ms).run(specs, batch, in_flight)

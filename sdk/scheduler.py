@@ -204,9 +204,10 @@ class Scheduler:
                     group.start_soon(worker.drain)
 
     async def _tidy(self) -> None:
-        """Retention, in small steps, so that no commit waits long."""
+        """Retention, in small steps, so that no commit waits long. Raises: StoreUnusableError if the file is gone."""
         while True:
             await anyio.sleep(_JANITOR_INTERVAL_S)
+            self.store.check_file()  # better to stop than to accept what cannot last
             before_ms = self._clock.now_ms() - self._options.retention_ms
             try:
                 while await self.store.retain(before_ms, limit=1_000) == 1_000:  # noqa: ASYNC110

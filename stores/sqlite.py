@@ -84,6 +84,7 @@ class SqliteStore:
         self._group = group
         self._readers = readers
         self._checkpointer = checkpointer
+        self._identity = sqlite_file.identity(path)
         self._pending: deque[tuple[Turn, asyncio.Future[None]]] = deque()
         self._writer_asked = False  # a job is in the writer's queue that has not begun
         self._jobs: dict[asyncio.Future[Any], None] = {}  # under way, in order
@@ -255,6 +256,17 @@ class SqliteStore:
 
     async def set_aside(self, address: str, message: bytes, error: str, at_ms: int) -> None:
         await self._write(sqlite_upkeep.set_aside, address, message, error, at_ms)
+
+    def check_file(self) -> None:
+        """Look whether the database is still the file that was opened. What is written to one that was removed is gone with
+        this process. Raises: StoreUnusableError."""
+        try:
+            now = sqlite_file.identity(self.path)
+        except OSError:
+            now = None
+        if now != self._identity:
+            what = "was removed" if now is None else "was replaced by another file"
+            raise StoreUnusableError(self.path, f"{what} while it was in use", "the file that was opened, in its place")
 
     async def retain(self, before_ms: int, *, limit: int) -> int:
         """See the port. In small transactions, so that commits go on in between."""

@@ -89,6 +89,12 @@ def check_path(path: str) -> None:
                 raise StoreUnusableError(path, "is not a database", "an SQLite file made by foliot")
 
 
+def identity(path: str) -> tuple[int, int]:
+    """Return which file is at the path: device and number. Raises: OSError."""
+    status = os.stat(path)
+    return status.st_dev, status.st_ino
+
+
 def prepare(path: str, *, shards: int, now_ms: int) -> int:
     """Create or check the file, bring its schema up to date, and return its number of shards, fixed when it was made.
 

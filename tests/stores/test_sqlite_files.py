@@ -249,3 +249,17 @@ async def test_the_log_is_copied_beside_the_writer_and_starts_anew(sqlite_databa
     await store.close()
     assert not log.exists()
     assert len((await (await sqlite_database.open()).list(TaskFilter(limit=50)))[0]) == 50
+
+
+async def test_a_file_that_was_removed_or_replaced_while_in_use_is_noticed(sqlite_database: SqliteDatabase) -> None:
+    store = await sqlite_database.open()
+    store.check_file()
+    moved = sqlite_database.path.with_suffix(".moved")
+    sqlite_database.path.rename(moved)
+    with pytest.raises(StoreUnusableError, match="was removed while it was in use"):
+        store.check_file()
+    sqlite_database.path.write_bytes(b"")
+    with pytest.raises(StoreUnusableError, match="was replaced by another file while it was in use"):
+        store.check_file()
+    moved.rename(sqlite_database.path)
+    store.check_file()
