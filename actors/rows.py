@@ -51,7 +51,6 @@ class ShardChanges:
 
     __slots__ = (
         "attempts",
-        "cleared",
         "dedupe",
         "ended",
         "epoch",
@@ -91,8 +90,6 @@ class ShardChanges:
         """(id, payload): replaced by a person's retry."""
         self.dedupe: list[tuple[str, str, int, int]] = []
         """(tenant, dedupe_key, task id, expires_ms): inserted or replaced."""
-        self.cleared: list[tuple[str, str]] = []
-        """(tenant, dedupe_key): no longer held."""
         self.requests: list[tuple[str, bytes, int]] = []
         """(request_id, encoded TasksSubmitted, expires_ms)"""
         self.progress: list[tuple[int, int, int, str, bytes | None, int]] = []
@@ -114,7 +111,7 @@ class ShardChanges:
     def __bool__(self) -> bool:
         return bool(
             self.inserted or self.leased or self.ended or self.moved or self.attempts or self.payloads or self.dedupe
-            or self.cleared or self.requests or self.progress or self.logs or self.purged or self.queues
+            or self.requests or self.progress or self.logs or self.purged or self.queues
             or self.tenants or self.ledger or self.kinds
         )  # fmt: skip
 

@@ -58,7 +58,6 @@ class Node:
         self._kinds = kinds
         self._poison = poison
         self._cells: dict[str, Cell] = {}
-        self._scopes: dict[str, anyio.CancelScope] = {}
         self._group: TaskGroup | None = None
         self.ring = Ring([config.name])
 
@@ -106,12 +105,6 @@ class Node:
             cell = self._start(address, make)
         return cell
 
-    def stop(self, address: str) -> None:
-        """End an actor that is no longer needed."""
-        scope = self._scopes.get(address)
-        if scope is not None:
-            scope.cancel()
-
     def _start(self, address: str, make: Make) -> Cell:
         assert self._group is not None
         cell = Cell(
@@ -129,11 +122,8 @@ class Node:
         return cell
 
     async def _host(self, cell: Cell) -> None:
-        scope = self._scopes[cell.address] = anyio.CancelScope()
         try:
-            with scope:
-                await cell.run()
+            await cell.run()
         finally:
             self._bus.unbind(cell.address)
             del self._cells[cell.address]
-            del self._scopes[cell.address]

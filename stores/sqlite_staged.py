@@ -18,7 +18,6 @@ from typing import Any, Final
 from ..actors.states import State
 from .sqlite_turn import (
     ATTEMPT,
-    CLEARED,
     DEDUPE,
     FENCE,
     KIND,
@@ -78,9 +77,6 @@ create temp trigger go_apply_rare instead of insert on go_rare begin
     insert into dedupe (shard, tenant, key, task_id, expires_ms)
         select c2, c3, c4, c5, c6 from stage where n > new.ended and c1 = {DEDUPE}
         on conflict do update set task_id = excluded.task_id, expires_ms = excluded.expires_ms;
-    delete from dedupe where rowid in (select dedupe.rowid from stage
-        cross join dedupe on dedupe.shard = c2 and dedupe.tenant = c3 and dedupe.key = c4
-        where n > new.ended and c1 = {CLEARED});
     insert into requests (shard, request_id, answer, expires_ms)
         select c2, c3, c4, c5 from stage where n > new.ended and c1 = {REQUEST}
         on conflict do update set answer = excluded.answer, expires_ms = excluded.expires_ms;

@@ -19,7 +19,7 @@ WIDTH: Final = 10
 SMALL_MAX: Final = 4  # rows of tasks: up to here a statement each is faster than a step for all
 _NOTHING: Final = bytearray()
 
-(FENCE, KIND, ATTEMPT, PAYLOAD, DEDUPE, CLEARED, REQUEST, PROGRESS, LOG, PURGED, QUEUE, TENANT, LEDGER) = range(1, 14)
+(FENCE, KIND, ATTEMPT, PAYLOAD, DEDUPE, REQUEST, PROGRESS, LOG, PURGED, QUEUE, TENANT, LEDGER) = range(1, 13)
 
 
 class Turn:
@@ -55,8 +55,6 @@ class Turn:
             others += [(PAYLOAD, *row) for row in changes.payloads]
         if changes.dedupe:
             others += [(DEDUPE, shard, *row) for row in changes.dedupe]
-        if changes.cleared:
-            others += [(CLEARED, shard, *row) for row in changes.cleared]
         if changes.requests:
             others += [(REQUEST, shard, *row) for row in changes.requests]
         if changes.progress:

@@ -414,7 +414,7 @@ class StoreContract:
         detail = await hand.detail(one)
         assert (detail.permille, detail.note, detail.progress_at_ms) == (200, "on its way", NOW_MS + 200)
 
-    async def test_dedupe_keys_are_held_replaced_and_cleared(self, store: Store) -> None:
+    async def test_dedupe_keys_are_held_and_replaced(self, store: Store) -> None:
         hand, other = await Hand.of(store), await Hand.of(store, 1)
         changes = hand.changes()
         changes.dedupe += [("acme", "a", 1, NOW_MS - 1), ("acme", "b\0c", 2, NOW_MS), ("zoo", "a", 3, NOW_MS)]
@@ -429,10 +429,9 @@ class StoreContract:
 
         changes = hand.changes()
         changes.dedupe.append(("acme", "a", 4, NOW_MS + 9))
-        changes.cleared.append(("acme", "b\0c"))
         await store.commit(changes)
 
-        assert await _held(store, "acme", asked) == {"a": (4, NOW_MS + 9)}
+        assert await _held(store, "acme", asked) == {"a": (4, NOW_MS + 9), "b\0c": (2, NOW_MS)}
         assert await _held(store, "acme", []) == {}
 
     async def test_requests_are_answered_as_the_first_time(self, store: Store) -> None:
