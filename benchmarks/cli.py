@@ -35,7 +35,7 @@ def _common(repeat: int) -> Callable[[F], F]:
         click.option("--dir", "folder", type=click.Path(exists=True, file_okay=False, writable=True), default=".",
                      show_default=True, help="Where the temporary files lie; a real disk, not memory."),
         click.option("--shards", type=click.IntRange(1, 64), default=2, show_default=True),
-        click.option("--concurrency", type=click.IntRange(1), default=1_000, show_default=True, help="Attempts at once."),
+        click.option("--concurrency", type=click.IntRange(1), default=2_000, show_default=True, help="Attempts at once."),
         click.option("--encode", is_flag=True, help="Really encode and decode every message between actors."),
         click.option("--json", "as_json", is_flag=True, help="Print JSON only."),
     ]  # fmt: skip

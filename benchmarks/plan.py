@@ -18,7 +18,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     folder: str
     seed: int
     shards: int = 2
-    concurrency: int = 1_000
+    concurrency: int = 2_000
     encode: bool = False
     show_progress: bool = False
 

@@ -31,7 +31,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     repeat: int
     folder: str = "."
     shards: int = 2
-    concurrency: int = 1_000
+    concurrency: int = 2_000
     encode: bool = False
     show_progress: bool = False
 

@@ -19,7 +19,7 @@ _STRAY_S: Final = 1.0  # for coroutines that were abandoned when their grace was
 @click.option("--app", "app_ref", required=True, metavar="MODULE:APP", help="Where the app is, such as shop.tasks:app.")
 @click.option("--db", "database", default="./foliot.db", show_default=True, metavar="PATH", help="The database file.")
 @click.option("--socket", metavar="PATH", help="The local socket. [default: next to the database]")
-@click.option("--concurrency", type=click.IntRange(1, 100_000), default=1_000, show_default=True, help="Attempts at once.")
+@click.option("--concurrency", type=click.IntRange(1, 100_000), default=2_000, show_default=True, help="Attempts at once.")
 @click.option("--threads", type=click.IntRange(1, 10_000), default=32, show_default=True, help="For plain functions.")
 @click.option("--processes", type=click.IntRange(0, 1_000), help="For isolated handlers. [default: the number of cores]")
 @click.option("--shards", type=click.IntRange(1, 1_024), default=2, show_default=True, help="Of a new database.")

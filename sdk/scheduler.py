@@ -51,7 +51,7 @@ class SchedulerOptions:
     socket: str | None = None
     shards: int = 2  # fixed when the database is made
     workers: int = 1
-    concurrency: int = 1_000  # attempts at once, for each worker
+    concurrency: int = 2_000  # attempts at once, for each worker
     threads: int = 32
     processes: int = field(default_factory=lambda: os.cpu_count() or 1)
     queues: tuple[str, ...] = ()  # names; empty: all that the apps' tasks name

@@ -21,7 +21,7 @@ async def run_up(
     *,
     database: str = "./foliot.db",
     socket: str | None = None,
-    concurrency: int = 1_000,
+    concurrency: int = 2_000,
     threads: int = 32,
     processes: int = 2,
     shards: int = 2,
