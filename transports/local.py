@@ -195,18 +195,26 @@ class LocalServer:
             return
         self._server.close()
         self._server = None
-        with contextlib.suppress(OSError):
-            if os.lstat(self._real_path).st_ino == self._inode:
-                os.unlink(self._real_path)
-                if self._real_path != self.path:
-                    os.unlink(self.path)
-                    os.rmdir(os.path.dirname(self._real_path))
+        self._remove_files()
         connections = list(self._connections.values())
         tasks = [task for connection in connections for task in connection.stop()]
         if tasks:
             await asyncio.wait(tasks, timeout=self._limits.close_grace_ms / 1000)
         for connection in connections:
             connection.close()
+
+
+    def _remove_files(self) -> None:
+        """Remove the socket and what leads to it, unless another server has taken their place."""
+        with contextlib.suppress(OSError):  # Python 3.13 has removed it by itself
+            if os.lstat(self._real_path).st_ino == self._inode:
+                os.unlink(self._real_path)
+        if self._real_path != self.path:
+            with contextlib.suppress(OSError):
+                if Path(self.path).read_text(encoding="utf-8").strip() == f"{_POINTER}{self._real_path}":
+                    os.unlink(self.path)
+            with contextlib.suppress(OSError):
+                os.rmdir(os.path.dirname(self._real_path))
 
 
 class _Connection(asyncio.Protocol):
