@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 from foliot.actors.rows import Query, ReadKeys, ReadLane, ReadLanes, ReadTasks, ReadTimers, ShardChanges
+from foliot.runtime.errors import StaleEpochError
 from foliot.stores import sqlite_file, sqlite_lists, sqlite_upkeep
+from foliot.stores.migrate import migrate_sqlite, migrations_for
 from foliot.stores.port import TaskFilter
 from foliot.stores.sqlite_group import GroupWriter
 from foliot.stores.sqlite_rows import Statement, answer_of, fetch, statement_of
@@ -126,3 +128,25 @@ def test_a_group_fills_statements_of_a_few_sizes_and_ends_with_the_ends_of_its_r
 def _sizes() -> list[int]:
     powers = [1 << power for power in range(11)]
     return sorted(powers + [size + size // 2 for size in powers if size > 1])
+
+
+@pytest.mark.parametrize("small", [True, False], ids=["row by row", "staged"])
+@pytest.mark.parametrize("rows", ["inserted", "leased"])
+def test_the_smallest_turn_under_an_old_epoch_is_refused(small: bool, rows: str) -> None:
+    connection = sqlite3.connect(":memory:", isolation_level=None)
+    migrate_sqlite(connection, migrations_for("sqlite"), now_ms=1)
+    connection.execute("insert into shards (shard, epoch, node, last_id) values (0, 2, '', 0)")
+    writer = GroupWriter(connection, small=small)
+    current, old = ShardChanges(0, 2), ShardChanges(0, 1)
+    current.inserted.append((1, 1, 2, 5, 0, 0, 5, "", "", b""))
+    assert writer.write([Turn(current)]) == [None]
+    if rows == "inserted":
+        old.inserted.append((2, 1, 2, 5, 0, 0, 5, "", "", b""))
+    else:
+        old.leased.append((1, 1, "s1", 5))
+    assert Turn(old).is_small  # nothing rare in it, which would have it staged
+
+    [error] = writer.write([Turn(old)])
+
+    assert isinstance(error, StaleEpochError)
+    assert connection.execute("select id, state from tasks").fetchall() == [(1, 2)]
