@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 
 from ..runtime.errors import UsageError
+from ..runtime.hashing import slot_of
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _HANDLER = re.compile(r"[A-Za-z0-9_.<>-]{1,200}")
@@ -58,6 +59,15 @@ def worker_address(session: str) -> str:
 def session_address(session: str) -> str:
     """The worker process's own end of a session."""
     return f"session.{session}"
+
+
+def slot_of_address(address: str, slots: int) -> int | None:
+    """Return the slot an actor lives in: shard N in slot N, the others where their address hashes to. None: it is not an
+    actor's address, but a session's, say, which is bound by itself."""
+    kind, _, key = address.partition(".")
+    if kind == "shard":
+        return int(key)
+    return slot_of(address, slots) if kind in ("queue", "tenant", "worker") else None
 
 
 def key_of(address: str) -> str:

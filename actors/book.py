@@ -1,7 +1,8 @@
 """What a queue knows of its tasks: which wait in which lane, which run, and what all of them take of each limit.
 
 An id is waiting or running, never both, and counted once in each limit it touches, so repeating an offer, a withdrawal or a
-release changes nothing. Only the queue actor that owns the book touches it.
+release changes nothing. What a shard says of everything it has puts right what was lost on the way; only grants that may
+not have reached it yet are left alone. Only the queue actor that owns the book touches it.
 """
 
 from __future__ import annotations
@@ -15,20 +16,27 @@ from .lanes import Lane, LaneName, Line
 from .permits import Permits
 from .ready import Band, ReadyLanes
 
-GRANT_LOST_MS: Final = 10_000  # an id offered again this long after its grant never reached its lease
 _LINES_KEPT: Final = 1_024
+_SHARD_SHIFT: Final = 12  # of runtime.ids.shard_of, which is too slow to call for every id
+_SHARD_MASK: Final = 1_023
 
 
 class Grant:
-    """Tasks of one kind granted to a session in one go: what its ids count as while they run."""
+    """Tasks of one kind granted to a session in one go: what its ids count as while they run. `number`: of the GrantLeases
+    they were sent with, 0 if an earlier queue actor granted them; `left`: how many have not ended."""
 
-    __slots__ = ("at_ms", "gate", "line", "session")
+    __slots__ = ("at_ms", "gate", "ids", "left", "line", "number", "session")
 
-    def __init__(self, line: Line, gate: KeyGate | None, session: str, at_ms: int) -> None:
+    def __init__(
+        self, line: Line, gate: KeyGate | None, session: str, ids: list[int], at_ms: int, number: int
+    ) -> None:  # fmt: skip
         self.line = line
         self.gate = gate
         self.session = session
+        self.ids = ids
+        self.left = len(ids)
         self.at_ms = at_ms
+        self.number = number
 
 
 class TaskBook:
@@ -40,6 +48,7 @@ class TaskBook:
         self.waiting_total = 0
         self.running = 0  # slots
         self.gates = KeyGates()
+        self.grants: dict[Grant, None] = {}  # those with tasks that have not ended, the oldest first
         self._ready = ready
         self._credits = credits
         self._permits = permits
@@ -59,9 +68,9 @@ class TaskBook:
         ids, ready_ms = lot.ids, lot.ready_ms
         if len(ids) == 1:
             if ids[0] in self.known:
-                ids, ready_ms = self._new_of(lot, now_ms)
+                return
         elif not self.known.keys().isdisjoint(ids) or len(set(ids)) != len(ids):
-            ids, ready_ms = self._new_of(lot, now_ms)
+            ids, ready_ms = self._new_of(lot)
         if ids:
             self._add(lot, ids, ready_ms, now_ms)
 
@@ -97,17 +106,12 @@ class TaskBook:
         line.claim.waiting += count * line.shape.cost
         self._permits.changed(line.claim, now_ms)
 
-    def _new_of(self, lot: m.Lot, now_ms: int) -> tuple[list[int], list[int]]:
-        """Return those of a lot that are not waiting or running yet."""
+    def _new_of(self, lot: m.Lot) -> tuple[list[int], list[int]]:
+        """Return those of a lot that are not waiting or running yet. One that runs has been granted while the offer was
+        under way."""
         fresh: dict[int, int] = {}
         for task_id, ready_ms in zip(lot.ids, lot.ready_ms, strict=True):
-            entry = self.known.get(task_id)
-            if isinstance(entry, Grant):
-                if now_ms - entry.at_ms < GRANT_LOST_MS:
-                    continue  # the offer and the grant crossed
-                self.end([task_id], now_ms)
-                entry = None
-            if entry is None and task_id not in fresh:
+            if task_id not in self.known and task_id not in fresh:
                 fresh[task_id] = ready_ms
         return list(fresh), list(fresh.values())
 
@@ -135,8 +139,9 @@ class TaskBook:
 
     # -- running -------------------------------------------------------------------------------------------------------
 
-    def serve(self, band: Band, session: str, limit: int, until_ms: int, now_ms: int) -> list[int]:
-        """Take up to `limit` tasks that came until then from a band, in order, and count them as running."""
+    def serve(self, band: Band, session: str, limit: int, until_ms: int, now_ms: int, number: int) -> list[int]:
+        """Take up to `limit` tasks that came until then from a band, in order, and count them as running. `number`: of the
+        GrantLeases they will be sent with."""
         ready, gates, known, waiting = self._ready, self.gates, self.known, self.waiting
         served: list[int] = []
         while limit > 0 and band.lanes:
@@ -153,7 +158,8 @@ class TaskBook:
                     continue
                 gates.started(lane, gate, count, now_ms)
             ids = lane.take(count)
-            grant = Grant(lane.line, gate, session, now_ms)
+            grant = Grant(lane.line, gate, session, ids, now_ms, number)
+            self.grants[grant] = None
             if count == 1:
                 known[ids[0]] = grant
             else:
@@ -183,7 +189,10 @@ class TaskBook:
         self.withdraw(ids, now_ms)
         line = self._line(leased.kind)
         gate, _ = self.gates.of(leased.kind.tenant, leased.key, leased.kind.template, now_ms)
-        grant = Grant(line, gate, leased.session, now_ms)
+        if not ids:
+            return
+        grant = Grant(line, gate, leased.session, ids, now_ms, 0)
+        self.grants[grant] = None
         for task_id in ids:
             self.known[task_id] = grant
         slots = len(ids) * line.shape.cost
@@ -193,8 +202,9 @@ class TaskBook:
             gate.running += len(ids)
         self._permits.changed(line.claim, now_ms)
 
-    def end(self, ids: list[int], now_ms: int) -> int:
-        """Stop counting tasks as running; ids that do not run are skipped. Returns how many slots became free."""
+    def end(self, ids: list[int], granted: int, now_ms: int) -> int:
+        """Stop counting tasks as running; skipped are ids that do not run, and those granted with a number above `granted`,
+        which whoever says so had not seen. Returns how many slots became free."""
         known = self.known
         grant: Grant | None = None
         count = freed = 0
@@ -203,7 +213,7 @@ class TaskBook:
             if entry is grant and entry is not None:  # ids granted together mostly end together
                 del known[task_id]
                 count += 1
-            elif isinstance(entry, Grant):
+            elif isinstance(entry, Grant) and entry.number <= granted:
                 if grant is not None:
                     freed += self._ended(grant, count, now_ms)
                 del known[task_id]
@@ -213,6 +223,9 @@ class TaskBook:
         return freed
 
     def _ended(self, grant: Grant, count: int, now_ms: int) -> int:
+        grant.left -= count
+        if not grant.left:
+            del self.grants[grant]
         line = grant.line
         slots = count * line.shape.cost
         self.running -= slots
@@ -229,6 +242,43 @@ class TaskBook:
             elif not gate.lanes:
                 self.gates.discard_if_idle(gate, now_ms)
         return slots
+
+    # -- putting right what was lost -------------------------------------------------------------------------------------
+
+    def settle(self, message: m.OfferTasks, granted: int, now_ms: int) -> None:
+        """Forget what a shard, which tells all it has, does not have: what waits, and what was granted with numbers up to
+        `granted`."""
+        running = {task_id for leased in message.leased for task_id in leased.ids}
+        waiting = {task_id for lot in message.lots for task_id in lot.ids}
+        gone: list[int] = []
+        ended: list[int] = []
+        for task_id, entry in self.known.items():
+            if task_id >> _SHARD_SHIFT & _SHARD_MASK != message.shard or task_id in running:
+                continue
+            if entry.__class__ is Grant:
+                ended.append(task_id)
+            elif task_id not in waiting:
+                gone.append(task_id)
+        self.withdraw(gone, now_ms)
+        self.end(ended, granted, now_ms)
+
+    def granted_before(self, before_ms: int) -> dict[int, list[int]]:
+        """Return by shard the tasks that were granted by then and have not ended."""
+        known = self.known
+        found: dict[int, list[int]] = {}
+        for grant in self.grants:
+            if grant.at_ms > before_ms:
+                break
+            for task_id in grant.ids:
+                if known.get(task_id) is grant:
+                    found.setdefault(task_id >> _SHARD_SHIFT & _SHARD_MASK, []).append(task_id)
+        return found
+
+    def shift(self, by_ms: int) -> None:
+        """The wall clock was set."""
+        for grant in self.grants:
+            grant.at_ms += by_ms
+        self.gates.shift(by_ms)
 
     # -- lanes ---------------------------------------------------------------------------------------------------------
 

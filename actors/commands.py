@@ -48,6 +48,7 @@ class Commands:
                     outcomes.append(self._retry(task, message.payload, turn))
                 else:
                     outcomes.append(self._purge(task, turn))
+            turn.changes.fence = True
             turn.reply(m.TasksAnswered(outcomes))
 
         self._table.with_tasks(message.ids, turn, act)

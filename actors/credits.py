@@ -91,7 +91,8 @@ class Session:
 class Credits:
     """The free slots of all sessions that serve one queue."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, silent_ms: int = SESSION_SILENT_MS) -> None:
+        self._silent_ms = silent_ms
         self.free = 0
         self.sessions_free = 0
         self._sessions: dict[str, Session] = {}
@@ -155,10 +156,16 @@ class Credits:
         if session is not None:
             self._drop(session)
 
+    def shift(self, by_ms: int) -> None:
+        """The wall clock was set."""
+        for session in self._sessions.values():
+            session.heard_ms += by_ms
+            session.recent = deque((at_ms + by_ms, slots) for at_ms, slots in session.recent)
+
     def _register(self, message: WorkerCredits, now_ms: int) -> Session:
         if len(self._sessions) >= self._sweep_at:
             for session in list(self._sessions.values()):
-                if now_ms - session.heard_ms > SESSION_SILENT_MS:
+                if now_ms - session.heard_ms > self._silent_ms:
                     self._drop(session)
             self._sweep_at = max(2 * len(self._sessions), _SWEEP_FLOOR)
         session = self._sessions[message.session] = Session(message.session, message.labels)
@@ -240,7 +247,7 @@ class Credits:
                 negative_free, stamp, session = heap[0]
                 if session.stamp != stamp:
                     heappop(heap)
-                elif session.heard_ms < now_ms - SESSION_SILENT_MS:
+                elif session.heard_ms < now_ms - self._silent_ms:
                     self._drop(session)
                 elif -negative_free >= cost:
                     return session

@@ -58,6 +58,8 @@ class Intake:
 
         def decide(replaceable: dict[int, Task], turn: Turn) -> None:
             given = self._answers.get(message.request_id)
+            if given is not None:
+                turn.changes.fence = True
             turn.reply(self._accept(message, replaceable, turn) if given is None else given)
             self._looking -= 1
             if not self._looking:
@@ -116,6 +118,8 @@ class Intake:
             else:
                 self._waiting.wait_until_due(task, now_ms)
         answer = m.TasksSubmitted(ids, existing, refused)
+        if existing or refused:
+            turn.changes.fence = True
         if message.request_id:
             self._answers[message.request_id] = answer
             row_of_request = (message.request_id, msgspec.msgpack.encode(answer), now_ms + REQUEST_WINDOW_MS)

@@ -112,6 +112,13 @@ class KeyGates:
         if not gate.lanes and gate.running <= 0 and (gate.rates is None or self._is_full(gate, now_ms)):
             self._gates.pop(gate.name, None)
 
+    def shift(self, by_ms: int) -> None:
+        """The wall clock was set: nobody waits any longer or shorter for that."""
+        self._wakes = [(at_ms + by_ms, number, gate) for at_ms, number, gate in self._wakes]
+        for gate in self._gates.values():
+            if gate.wake_ms:
+                gate.wake_ms += by_ms
+
     def due_ms(self) -> int | None:
         """Return when a parked lane may start, or None."""
         return self._wakes[0][0] if self._wakes else None

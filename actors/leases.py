@@ -1,12 +1,13 @@
 """Leases of a shard: granting them, sending the bodies, taking the outcomes, finding those that were lost.
 
 What always holds: a body is sent only after its lease is durable; an outcome counts only if it is of the task's newest
-attempt and of the session that holds it.
+attempt and of the session that holds it; a grant counts once, and only if it is of the newest queue actor.
 """
 
 from __future__ import annotations
 
 from ..runtime.actor import Turn
+from ..runtime.hashing import slot_of
 from ..runtime.ids import time_of_ms
 from . import messages as m
 from .addresses import session_address, shard_address, worker_address
@@ -33,14 +34,18 @@ class Leases:
         self._timeouts = timeouts
         self._out = out
         self._lost_after_ms = 2 * heartbeat_interval_ms
+        self._missing: dict[str, dict[int, int]] = {}  # by session: leases (id → attempt) it did not have last time
 
     def adopt(self, task: Task, turn: Turn) -> None:
         """Take over a lease found in the store."""
         self._table.tasks[task.id] = task
+        task.leased_ms = min(task.leased_ms, turn.now_ms)  # by another node's clock
         self._held_by(task.session, turn)[task.id] = task
         self._timeouts.watch(task)
 
     def grant(self, message: m.GrantLeases, turn: Turn) -> None:
+        if not self._out.links.of(message.queue).takes(message):
+            return
         session, now_ms = message.session, turn.now_ms
         tasks, start = self._table.tasks, self._life.start
         self._held_by(session, turn)
@@ -48,7 +53,9 @@ class Leases:
         for task_id in message.ids:
             task = tasks.get(task_id)
             if task is None or task.state != _QUEUED or not task.offered:
-                self._out.refuse(message, task_id, 1 if task is None else task.kind.template.cost)
+                if task is None or task.state != _RUNNING:  # one that runs has not ended, whoever it runs for
+                    self._out.refuse(message, task_id, 1 if task is None else task.kind.template.cost)
+                    turn.changes.fence = True
             elif task.kind.has_deadline and self._life.expire_if_late(task, turn):
                 self._out.refuse(message, task_id, task.kind.template.cost)
             else:
@@ -72,25 +79,53 @@ class Leases:
                 life.complete(task, outcome, turn)
             else:
                 life.did_not_complete(task, outcome, turn)
+        if stale:
+            turn.changes.fence = True
         turn.reply(m.OutcomesTaken(stale))
+
+    def confirm(self, message: m.ConfirmLeases, turn: Turn) -> None:
+        """A queue actor counts these as running: release those that do not run, and offer again what is ready."""
+        if not self._out.links.of(message.queue).hears(message):
+            return
+        tasks = self._table.tasks
+        for task_id in message.ids:
+            task = tasks.get(task_id)
+            if task is not None and task.state == _RUNNING:
+                continue
+            self._out.release(message.queue, task_id)
+            turn.changes.fence = True
+            if task is not None and task.offered:
+                self._out.offer(task)
 
     def session_ended(self, message: m.SessionEnded, turn: Turn) -> None:
         why = "its worker left" if message.reason == "left" else "its worker fell silent"
+        self._missing.pop(message.session, None)
         for task in list(self._life.leases.pop(message.session, {}).values()):
             self._life.interrupt(task, why, turn)
 
     def reconcile(self, message: m.HeldLeases, turn: Turn) -> None:
-        """Compare the leases with what their session says it holds."""
+        """Compare the leases with what their session says it holds. One that is missing twice, and is old enough, was lost:
+        the clock alone may have been set forward while it was under way."""
         held = self._life.leases.get(message.session, {})
         told = dict(zip(message.ids, message.attempts, strict=True))
         lost_before_ms = turn.now_ms - self._lost_after_ms
+        missed_before = self._missing.pop(message.session, {})
+        missing: dict[int, int] = {}
         for task in list(held.values()):
-            if told.get(task.id) != task.attempt and task.leased_ms < lost_before_ms:
+            if told.get(task.id) == task.attempt:
+                if task.cancelling:
+                    self._out.cancel(task, "cancelled")  # the first word may have been lost
+            elif missed_before.get(task.id) == task.attempt and task.leased_ms < lost_before_ms:
                 self._life.interrupt(task, "it never reached its worker", turn)
+            else:
+                missing[task.id] = task.attempt
+        if missing:
+            self._missing[message.session] = missing
         void = [(id, attempt) for id, attempt in told.items() if id not in held or held[id].attempt != attempt]
         if void:
             ids, attempts = [id for id, _ in void], [attempt for _, attempt in void]
             turn.send(session_address(message.session), m.CancelAttempts(ids, attempts, "lease_lost"))
+            turn.changes.fence = True
 
     def progress(self, message: m.ReportProgress, turn: Turn) -> None:
         for item in message.items:
@@ -102,18 +137,29 @@ class Leases:
             row = (item.id, item.attempt, item.permille, item.note, item.checkpoint, turn.now_ms)
             turn.changes.progress.append(row)
 
-    def tell_queue(self, queue: str, turn: Turn) -> None:
-        """A queue actor has forgotten everything: tell it what runs."""
-        leased: dict[tuple[int, int, str, str], list[Task]] = {}
+    @property
+    def any_held(self) -> bool:
+        """Tell whether anything runs."""
+        return any(self._life.leases.values())
+
+    def watch_again(self, turn: Turn, *, slot: int = -1, slots: int = 1) -> None:
+        """Ask anew to be told when the sessions that hold leases end: their worker actors may have moved, or have told us in
+        vain. `slot`: only of worker actors that live there."""
+        for session, held in list(self._life.leases.items()):
+            if not held:
+                del self._life.leases[session]
+            elif slot < 0 or slot_of(worker_address(session), slots) == slot:
+                turn.send(worker_address(session), m.WatchSession(shard_address(self._table.shard)))
+
+    def shift(self, by_ms: int, now_ms: int) -> None:
+        """The wall clock was set: leases stay as old as they are, and attempts have the time they had."""
         for held in self._life.leases.values():
             for task in held.values():
-                if task.kind.queue == queue:
-                    leased.setdefault((task.kind.id, task.priority, task.key, task.session), []).append(task)
-        lots = [
-            m.LeasedLot(tasks[0].kind.kind, priority, key, session, [task.id for task in tasks])
-            for (_, priority, key, session), tasks in leased.items()
-        ]
-        turn.send(queue, m.OfferTasks(self._table.shard, [], lots))  # even if empty: the queue waits for every shard
+                task.leased_ms += by_ms
+                if task.cancelling:
+                    self._timeouts.watch_cancelled(task, now_ms)
+                else:
+                    self._timeouts.watch(task)
 
     def end_turn(self, turn: Turn) -> None:
         """Send the bodies of what was leased in this turn."""

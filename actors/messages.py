@@ -14,6 +14,7 @@ from typing import Any, Final
 import msgspec
 
 from ..runtime.bus import Refusal
+from ..runtime.membership import NodeBeat, SlotClaimed, SlotReleased
 
 
 class Priority(IntEnum):
@@ -239,6 +240,11 @@ class LedgerRead(Message, frozen=True, tag=True):
 
 
 # -- shard and queue ---------------------------------------------------------------------------------------------------
+#
+# What a shard tells a queue is numbered: `epoch` is the shard's, `number` counts its messages to that queue, from 1. A queue
+# actor ignores what is late or comes twice, and where a number is missing it asks (QueueStarted). What a queue actor tells a
+# shard carries which queue actor it is (`epoch` of its slot, then `born_ms`) and the number of its grants; a shard ignores
+# an older queue actor, and grants that are late or come twice.
 
 
 class Lot(Message, frozen=True):
@@ -264,12 +270,20 @@ class LeasedLot(Message, frozen=True):
 
 
 class OfferTasks(Message, frozen=True, tag=True):
-    """shard → queue. Ready tasks within the shard's window. `leased` is filled when a queue actor started anew.
-    Offering an id twice is harmless."""
+    """shard → queue. Ready tasks within the shard's window; none, to show which number it has come to.
+    Offering an id twice is harmless.
+
+    `full`: the answer to QueueStarted, all that is offered and, in `leased`, all that runs. Whatever else the queue believes
+    of this shard is over, but for grants under way: `owner` and `granted` are as in ReleaseTasks."""
 
     shard: int
     lots: list[Lot]
     leased: list[LeasedLot] = []
+    epoch: int = 0
+    number: int = 0
+    full: bool = False
+    owner: tuple[int, int] = (0, 0)
+    granted: int = 0
 
 
 class WithdrawTasks(Message, frozen=True, tag=True):
@@ -277,30 +291,57 @@ class WithdrawTasks(Message, frozen=True, tag=True):
 
     shard: int
     ids: list[int]
+    epoch: int = 0
+    number: int = 0
 
 
 class ReleaseTasks(Message, frozen=True, tag=True):
     """shard → queue. Attempts that ended, or grants the shard refused: they no longer count as running.
-    `refused_by_session`: of these, how many credits return to which session, since no body will be sent."""
+    `refused_by_session`: of these, how many credits return to which session, since no body will be sent.
+
+    `owner`: (epoch, born_ms) of the newest queue actor the shard has heard of, `granted`: number of its newest grants. Later
+    ones, under way to the shard, are not released by this."""
 
     shard: int
     ids: list[int]
     refused_by_session: dict[str, int] = {}
+    epoch: int = 0
+    number: int = 0
+    owner: tuple[int, int] = (0, 0)
+    granted: int = 0
 
 
 class GrantLeases(Message, frozen=True, tag=True):
-    """queue → shard. Lease these to the worker session, in this order. Answered by ReleaseTasks where refused."""
+    """queue → shard. Lease these to the worker session, in this order. Answered by ReleaseTasks where refused; not answered
+    where a later queue actor, or a later number of this one, has been heard of."""
 
     queue: str  # the granting queue's address
     session: str
     ids: list[int]
+    epoch: int = 0
+    born_ms: int = 0
+    number: int = 0
 
 
 class QueueStarted(Message, frozen=True, tag=True):
-    """queue → every shard. A queue actor began with an empty memory. Answers: OfferTasks (lots and leased),
-    and from its home shard ConfigureQueue."""
+    """queue → shard. A queue actor began with an empty memory, or has missed something. Answers: OfferTasks that is `full`,
+    and from its home shard ConfigureQueue. `number`: of the newest grants it sent; such that come later are void."""
 
     queue: str  # address
+    epoch: int = 0
+    born_ms: int = 0
+    number: int = 0
+
+
+class ConfirmLeases(Message, frozen=True, tag=True):
+    """queue → shard. These were granted a while ago: do they still run? Answered by ReleaseTasks for those that do not, and
+    OfferTasks for those of them that are ready. `number`: as in QueueStarted."""
+
+    queue: str  # address
+    ids: list[int]
+    epoch: int = 0
+    born_ms: int = 0
+    number: int = 0
 
 
 class QueueConfig(Message, frozen=True):
@@ -318,13 +359,21 @@ class QueueConfig(Message, frozen=True):
 
 
 class ConfigureQueue(Message, frozen=True, tag=True):
-    """edge → home shard (durable), then home shard → queue. Answers: QueueConfigured."""
+    """edge → home shard (durable), then home shard → queue and every other shard, repeated until answered.
+    Answers: QueueConfigured.
+
+    `epoch`, `number`: of the home shard; the highest is the newest. `number` 0: from the edge."""
 
     config: QueueConfig
+    epoch: int = 0
+    number: int = 0
 
 
 class QueueConfigured(Message, frozen=True, tag=True):
+    """`number`: of the ConfigureQueue it answers."""
+
     config: QueueConfig
+    number: int = 0
 
 
 class ReadQueue(Message, frozen=True, tag=True):
@@ -379,19 +428,25 @@ class TenantConfig(Message, frozen=True):
 
 
 class ConfigureTenant(Message, frozen=True, tag=True):
-    """edge → home shard (durable), then home shard → tenant, and tenant → queues that asked.
-    Answers: TenantConfigured."""
+    """edge → home shard (durable), then home shard → tenant, repeated until answered. Answers: TenantConfigured.
+
+    `epoch`, `number`: as in ConfigureQueue."""
 
     config: TenantConfig
+    epoch: int = 0
+    number: int = 0
 
 
 class TenantConfigured(Message, frozen=True, tag=True):
+    """`number`: of the ConfigureTenant it answers."""
+
     config: TenantConfig
+    number: int = 0
 
 
 class TenantStarted(Message, frozen=True, tag=True):
-    """tenant → every shard. A tenant actor began with an empty memory. Answers: ReportUsage, and from the tenant's
-    home shard ConfigureTenant."""
+    """tenant → shard. A tenant actor began with an empty memory, or doubts what it knows. Answers: ReportUsage, and from the
+    tenant's home shard ConfigureTenant."""
 
     tenant: str
 
@@ -408,18 +463,22 @@ class TasksAdmitted(Message, frozen=True, tag=True):
 
 
 class ReportUsage(Message, frozen=True, tag=True):
-    """shard → tenant. How many tasks of the tenant the shard holds; absolute, so the next one repairs a lost report."""
+    """shard → tenant. How many tasks of the tenant the shard holds; absolute, so the next one repairs a lost report.
+    `epoch`, `number`: of the shard; the highest is the newest."""
 
     shard: int
     waiting: int
     running: int
+    epoch: int = 0
+    number: int = 0
 
 
 class WantPermits(Message, frozen=True, tag=True):
     """queue → tenant. How many slots the tenant uses and could use in this queue; absolute. Answers: PermitsGranted,
     at once and again whenever the share changes; none where the queue has the newest already.
 
-    `allowed`, `number`: of the newest PermitsGranted the queue goes by. `step`: slots of the largest task."""
+    `allowed`, `number`, `granted_by`: of the newest PermitsGranted the queue goes by. `step`: slots of the largest task.
+    `epoch`, `born_ms`: which queue actor it is; the tenant listens to the newest only."""
 
     queue: str  # address
     running: int
@@ -427,16 +486,21 @@ class WantPermits(Message, frozen=True, tag=True):
     allowed: int = 0
     number: int = 0
     step: int = 1
+    granted_by: int = 0
+    epoch: int = 0
+    born_ms: int = 0
 
 
 class PermitsGranted(Message, frozen=True, tag=True):
     """tenant → queue. At most `allowed` slots of the tenant may run in this queue (-1: no limit).
-    `weight`: its share. A limit that is lowered or repeated is acknowledged with WantPermits. `number` grows."""
+    `weight`: its share. A limit that is lowered or repeated is acknowledged with WantPermits. `number` grows.
+    `epoch`: of the slot the tenant actor lives in; what an older one says is ignored."""
 
     tenant: str
     allowed: int
     weight: int
     number: int = 0
+    epoch: int = 0
 
 
 class ReadTenant(Message, frozen=True, tag=True):
@@ -627,8 +691,8 @@ class WorkerRead(Message, frozen=True, tag=True):
 
 ShardMessage = (
     SubmitTasks | CancelTasks | RetryTasks | PurgeTasks | WatchTasks | DescribeTasks | ReadLedger | GrantLeases
-    | QueueStarted | ConfigureQueue | ConfigureTenant | TenantStarted | ReportOutcomes | HeldLeases | AppendLogs
-    | ReportProgress | SessionEnded
+    | QueueStarted | ConfirmLeases | ConfigureQueue | QueueConfigured | ConfigureTenant | TenantConfigured | TenantStarted
+    | ReportOutcomes | HeldLeases | AppendLogs | ReportProgress | SessionEnded | SlotClaimed
 )  # fmt: skip
 QueueMessage = (
     OfferTasks | WithdrawTasks | ReleaseTasks | ConfigureQueue | ReadQueue | ExplainTasks | WorkerCredits | SessionEnded
@@ -641,6 +705,7 @@ AnyMessage = (
     ShardMessage | QueueMessage | TenantMessage | WorkerMessage | SessionMessage
     | TasksSubmitted | TasksAnswered | TasksEnded | TasksDescribed | LedgerRead | QueueConfigured | QueueRead
     | TasksExplained | TenantConfigured | TasksAdmitted | TenantRead | WorkerRead | Refusal
+    | NodeBeat | SlotReleased | SlotClaimed
 )  # fmt: skip
 
 _encode = msgspec.msgpack.Encoder().encode

@@ -29,8 +29,8 @@ class Claim:
     """One tenant in one queue; all amounts in slots."""
 
     __slots__ = (
-        "allowed", "blocked", "given_back", "is_known", "must_tell", "next_ms", "number", "parked", "running", "shares",
-        "step", "tenant", "told_ms", "told_running", "told_want", "waiting", "weight"
+        "allowed", "blocked", "epoch", "given_back", "is_known", "must_tell", "next_ms", "number", "parked", "running",
+        "shares", "step", "tenant", "told_ms", "told_running", "told_want", "waiting", "weight"
     )  # fmt: skip
 
     def __init__(self, tenant: str) -> None:
@@ -39,6 +39,7 @@ class Claim:
         self.is_known = False  # the tenant has answered
         self.allowed = 0  # -1: no limit
         self.number = 0
+        self.epoch = 0  # of the tenant actor that granted it
         self.given_back = 0  # the newest number whose permits were given back
         self.step = 1
         self.running = 0
@@ -58,10 +59,12 @@ class Claim:
 
 
 class Permits:
-    """The claims of all tenants in one queue. `paused`: the queue wants nothing new for anybody."""
+    """The claims of all tenants in one queue. `paused`: the queue wants nothing new for anybody; `owner`: (epoch, born_ms)
+    of its queue actor."""
 
     def __init__(self, queue: str) -> None:
         self._queue = queue
+        self.owner = (0, 0)
         self._claims: dict[str, Claim] = {}
         self._changed: dict[Claim, None] = {}
         self._watched: dict[Claim, None] = {}  # unanswered or limited: reported again in time
@@ -93,7 +96,9 @@ class Permits:
     def granted(self, message: PermitsGranted, turn: Turn) -> Claim | None:
         """Take a tenant's answer. Returns the claim if it may run something now."""
         claim = self.claim(message.tenant)
-        if message.number < claim.number:
+        if message.epoch > claim.epoch:  # a later actor of the tenant, whose numbers may be anything
+            claim.epoch, claim.number, claim.given_back = message.epoch, 0, 0
+        elif message.epoch < claim.epoch or message.number < claim.number:
             return None
         claim.weight = max(message.weight, 1)
         if message.allowed < 0:
@@ -114,6 +119,18 @@ class Permits:
         self._watch(claim, turn.now_ms + REFRESH_MS)
         self._changed[claim] = None
         return claim
+
+    @property
+    def any_limited(self) -> bool:
+        """Tell whether any tenant may run only so much here."""
+        return any(claim.is_known and claim.allowed >= 0 for claim in self._claims.values())
+
+    def shift(self, by_ms: int) -> None:
+        """The wall clock was set."""
+        for claim in self._claims.values():
+            claim.told_ms += by_ms
+            claim.next_ms += by_ms
+        self._due_ms += by_ms
 
     def flush(self, turn: Turn) -> None:
         """Send the reports that this turn's changes call for."""
@@ -163,7 +180,8 @@ class Permits:
         claim.told_running = claim.running
         claim.told_want = want
         message = WantPermits(
-            self._queue, claim.running, want - claim.running, claim.allowed, claim.number, claim.step
+            self._queue, claim.running, want - claim.running, claim.allowed, claim.number, claim.step, claim.epoch,
+            *self.owner,
         )  # fmt: skip
         turn.send(tenant_address(claim.tenant), message)
         if claim.allowed >= 0:
@@ -189,7 +207,8 @@ class Permits:
         claim.allowed = 0
         claim.number = claim.given_back = number
         self._watched.pop(claim, None)
-        turn.send(tenant_address(claim.tenant), WantPermits(self._queue, 0, 0, 0, number))
+        message = WantPermits(self._queue, 0, 0, 0, number, 1, claim.epoch, *self.owner)
+        turn.send(tenant_address(claim.tenant), message)
 
     def _sweep(self) -> None:
         for claim in list(self._claims.values()):

@@ -268,6 +268,10 @@ class ReadyLanes:
             self.displace(lane)
             self.place(lane, now_ms)
 
+    def shift(self, by_ms: int) -> None:
+        """The wall clock was set: rises are looked at as often as before."""
+        self._swept_ms += by_ms
+
     def due_ms(self) -> int | None:
         """Return when a lane may rise, or None while none can."""
         return max(self._rise_ms, self._swept_ms + SWEEP_INTERVAL_MS) if self._rise_ms and self._lanes else None

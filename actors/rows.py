@@ -54,6 +54,7 @@ class ShardChanges:
         "dedupe",
         "ended",
         "epoch",
+        "fence",
         "inserted",
         "kinds",
         "leased",
@@ -102,6 +103,8 @@ class ShardChanges:
         self.tenants: list[TenantConfig] = []
         self.ledger: dict[tuple[str, str, str], int] = {}
         """(tenant, queue, what) → difference. `what`: accepted or the label of a final state."""
+        self.fence = False
+        """Commit even if there are no rows: an answer is to leave only if the shard is still owned under this epoch."""
 
     def count(self, tenant: str, queue: str, what: str, by: int = 1) -> None:
         """Add to the ledger."""
@@ -112,7 +115,7 @@ class ShardChanges:
         return bool(
             self.inserted or self.leased or self.ended or self.moved or self.attempts or self.payloads or self.dedupe
             or self.requests or self.progress or self.logs or self.purged or self.queues
-            or self.tenants or self.ledger or self.kinds
+            or self.tenants or self.ledger or self.kinds or self.fence
         )  # fmt: skip
 
 

@@ -1,8 +1,9 @@
 """The shard actor: the truth about its slice of all tasks.
 
 It owns their rows, timers and leases, so every step of a task's life is decided here and nowhere else, in one commit. The
-parts it is made of share one memory (`actors.table`); this module routes messages to them and keeps the settings.
-What always holds: a row and its effects leave in the same turn, the effects after the commit.
+parts it is made of share one memory (`actors.table`); this module routes messages to them, and lets them repeat now and then
+what may have been lost. What always holds: a row and its effects leave in the same turn, the effects after the commit; an
+answer that rests on this memory alone leaves only if the shard is still its owner's (`ShardChanges.fence`).
 """
 
 from __future__ import annotations
@@ -11,11 +12,10 @@ from dataclasses import dataclass, field
 from typing import assert_never
 
 from ..runtime.actor import Actor, Turn
-from ..runtime.bus import Refusal
 from ..runtime.hashing import slot_of
 from ..runtime.ids import IdSource
+from ..runtime.membership import SlotClaimed
 from . import messages as m
-from .addresses import key_of, queue_address, shard_address, tenant_address
 from .backlog import BacklogConfig
 from .commands import Commands
 from .intake import Intake
@@ -23,10 +23,13 @@ from .leases import Leases
 from .lifecycle import Lifecycle
 from .outgoing import Outgoing
 from .rows import Answer, KeysRead, LaneRead, LanesRead, ShardImage, TasksRead, TimersRead
+from .settings import Settings
+from .steps import Steps
 from .table import TaskTable
 from .task import Task
 from .timeouts import Timeouts
 from .timers import TimerConfig
+from .usage import Usage
 from .waiting import Waiting
 from .watchers import Watchers
 
@@ -43,6 +46,7 @@ class ShardConfig:
     lease_margin_ms: int = 30_000  # beyond timeout and grace: then the shard itself ends an attempt
     heartbeat_interval_ms: int = 10_000
     usage_interval_ms: int = 1_000
+    reconcile_ms: int = 10_000  # what may have been lost on its way is repeated so often, while anything is going on
     workers_are_local: bool = False  # True: workers live and die with this process, so at start no lease is alive
 
 
@@ -52,7 +56,8 @@ class ShardActor(Actor[m.ShardMessage | Answer]):
     def __init__(self, image: ShardImage, config: ShardConfig) -> None:
         self.shard = image.shard
         self._config = config
-        self._out = out = Outgoing(image.shard)
+        self._steps = Steps()
+        self._out = out = Outgoing(image.shard, image.epoch)
         self._table = table = TaskTable(image)
         self._timeouts = timeouts = Timeouts(config.lease_margin_ms)
         self._watchers = watchers = Watchers()
@@ -67,12 +72,12 @@ class ShardActor(Actor[m.ShardMessage | Answer]):
             table, life, timeouts, watchers, out, keep_payload_max=config.keep_payload_max
         )  # fmt: skip
         self._running_at_start = [Task.of_row(row, table.kind_of(row)) for row in image.running]
-        self._queue_configs = {queue_address(c.pool, c.queue): c for c in image.queues}
-        self._tenant_configs = {c.tenant: c for c in image.tenants}
-        self._usage: dict[str, tuple[int, int]] = {}  # by tenant, as last reported
-        self._usage_due_ms: int | None = None
+        self._settings = Settings(image, table, config.shards)
+        self._usage = Usage(table, image.epoch, config.usage_interval_ms)
+        self._reconcile_due_ms: int | None = None
 
     def started(self, turn: Turn) -> None:
+        self._steps.taken(turn)
         for task in self._running_at_start:
             self._leases.adopt(task, turn)
             if self._config.workers_are_local:
@@ -80,13 +85,15 @@ class ShardActor(Actor[m.ShardMessage | Answer]):
         self._running_at_start = []
 
     def handle(self, message: m.ShardMessage | Answer, turn: Turn) -> None:
+        if turn.now_ms != self._steps.latest_ms:
+            self._take_time(turn)
         match message:
             case m.ReportOutcomes():
                 self._leases.report(message, turn)
             case m.GrantLeases():
                 self._leases.grant(message, turn)
             case m.SubmitTasks():
-                refusal = self._too_many_waiting(message)
+                refusal = self._settings.too_many_waiting(message)
                 if refusal is None:
                     self._intake.submit(message, turn)
                 else:
@@ -110,96 +117,97 @@ class ShardActor(Actor[m.ShardMessage | Answer]):
             case m.ReportProgress():
                 self._leases.progress(message, turn)
             case m.QueueStarted():
-                self._queue_started(message.queue, turn)
+                self._queue_started(message, turn)
+            case m.ConfirmLeases():
+                self._leases.confirm(message, turn)
             case m.TenantStarted():
-                self._tenant_started(message.tenant, turn)
+                self._usage.tell(message.tenant, turn.now_ms)
+                self._settings.tell_tenant(message.tenant, turn)
             case m.ConfigureQueue():
-                self._configure_queue(message, turn)
+                self._settings.configure_queue(message, turn)
             case m.ConfigureTenant():
-                self._tenant_configs[message.config.tenant] = message.config
-                turn.changes.tenants.append(message.config)
-                turn.send(tenant_address(message.config.tenant), message)
-                turn.reply(m.TenantConfigured(message.config))
+                self._settings.configure_tenant(message, turn)
+            case m.QueueConfigured() | m.TenantConfigured():
+                self._settings.answered(message, turn)
+            case SlotClaimed():
+                self._slot_claimed(message.slot, turn)
             case _:
                 assert_never(message)
 
     def due_ms(self) -> int | None:
-        dues = (self._waiting.due_ms(), self._timeouts.due_ms(), self._watchers.due_ms(), self._usage_due_ms)
-        return min((due for due in dues if due is not None), default=None)
+        due = self._reconcile_due_ms
+        for other in (self._waiting.due_ms(), self._timeouts.due_ms(), self._watchers.due_ms(), self._usage.due_ms):
+            if other is not None and (due is None or other < due):
+                due = other
+        return due
 
     def on_time(self, turn: Turn) -> None:
+        if turn.now_ms != self._steps.latest_ms:
+            self._take_time(turn)
         for task in self._waiting.pop_due(turn.now_ms, self._config.fire_max):
             self._life.fire(task)
         for task in self._timeouts.pop_due(turn.now_ms):
             self._life.overdue(task, turn)
         self._watchers.on_time(turn)
-        if self._usage_due_ms is not None and self._usage_due_ms <= turn.now_ms:
-            self._report_usage(turn)
+        self._usage.on_time(turn)
+        if self._reconcile_due_ms is not None and self._reconcile_due_ms <= turn.now_ms:
+            self._reconcile(turn)
 
     def end_turn(self, turn: Turn) -> None:
+        if turn.now_ms != self._steps.latest_ms:
+            self._take_time(turn)
         self._waiting.end_turn(turn)
         self._leases.end_turn(turn)
-        self._out.send(turn)
+        self._out.send(self._table.tasks.values(), turn)
         self._table.end_turn(turn)
-        if self._usage_due_ms is None and turn.changes:
-            self._usage_due_ms = turn.now_ms + self._config.usage_interval_ms
+        if turn.changes:
+            self._usage.changed(turn.now_ms)
+        if self._reconcile_due_ms is None and turn.outbox:
+            self._reconcile_due_ms = turn.now_ms + self._config.reconcile_ms
 
-    # -- settings and usage ----------------------------------------------------------------------------------------------
+    # -- what may have been lost -----------------------------------------------------------------------------------------
 
-    def _is_home(self, address: str) -> bool:
-        """Tell whether this shard keeps the durable settings of the queue or tenant."""
-        return slot_of(address, self._config.shards) == self.shard
+    def _queue_started(self, message: m.QueueStarted, turn: Turn) -> None:
+        if not self._out.links.of(message.queue).hears(message):
+            return
+        self._settings.tell_queue(message.queue, turn)
+        self._out.tell_all(message.queue)
+        turn.changes.fence = True  # the queue goes by it when it counts what runs
 
-    def _queue_started(self, queue: str, turn: Turn) -> None:
-        self._waiting.offer_again(queue)
-        self._leases.tell_queue(queue, turn)
-        if self._is_home(queue):
-            pool, _, name = key_of(queue).partition(".")
-            turn.send(queue, m.ConfigureQueue(self._queue_configs.get(queue) or m.QueueConfig(pool, name)))
+    def _slot_claimed(self, slot: int, turn: Turn) -> None:
+        """The actors of that slot began anew somewhere, or will with their first message: let those hear of us that concern
+        us. A queue actor then asks for what it needs."""
+        shards = self._config.shards
+        for queue in self._table.queues_at_work():
+            if slot_of(queue, shards) == slot:
+                self._out.show_number(queue)
+        self._leases.watch_again(turn, slot=slot, slots=shards)
+        self._usage.tell_slot(slot, shards, turn.now_ms)
 
-    def _tenant_started(self, tenant: str, turn: Turn) -> None:
-        self._usage.pop(tenant, None)
-        self._usage_due_ms = turn.now_ms
-        address = tenant_address(tenant)
-        if self._is_home(address):
-            turn.send(address, m.ConfigureTenant(self._tenant_configs.get(tenant) or m.TenantConfig(tenant)))
+    def _reconcile(self, turn: Turn) -> None:
+        """Repeat what may have been lost, until nothing is going on any more."""
+        now_ms, reconcile_ms = turn.now_ms, self._config.reconcile_ms
+        links, at_work = self._out.links, self._table.queues_at_work()
+        goes_on = (
+            bool(at_work) or self._leases.any_held or not links.all_shown
+            or self._usage.any_to_repeat or self._settings.any_unanswered
+        )  # fmt: skip
+        for queue in links.silent_since(now_ms - reconcile_ms // 2, at_work):
+            self._out.show_number(queue)
+        links.sweep(at_work)
+        self._leases.watch_again(turn)
+        self._usage.repeat(turn)
+        self._settings.repeat(turn)
+        self._reconcile_due_ms = now_ms + reconcile_ms if goes_on else None
 
-    def _configure_queue(self, message: m.ConfigureQueue, turn: Turn) -> None:
-        config = message.config
-        address = queue_address(config.pool, config.queue)
-        self._queue_configs[address] = config
-        if not self._is_home(address):
-            return  # told by the home shard, for the bound on waiting tasks
-        turn.changes.queues.append(config)
-        turn.send(address, message)
-        for shard in range(self._config.shards):
-            if shard != self.shard:
-                turn.send(shard_address(shard), message)
-        turn.reply(m.QueueConfigured(config))
-
-    def _too_many_waiting(self, message: m.SubmitTasks) -> Refusal | None:
-        for template in message.templates:
-            config = self._queue_configs.get(queue_address(template.pool, template.queue))
-            if config is None or not config.max_waiting:
-                continue
-            share = -(-config.max_waiting // self._config.shards)
-            waiting = sum(c.waiting for c in self._table.counts.values() if c.queue == template.queue)
-            if waiting + len(message.tasks) > share:
-                text = (
-                    f"queue {template.queue!r} is full: {waiting} tasks wait in shard {self.shard}, whose share of the "
-                    f"limit {config.max_waiting} is {share}; retry later"
-                )
-                return Refusal("overloaded", text, retry_after_ms=1_000)
-        return None
-
-    def _report_usage(self, turn: Turn) -> None:
-        """Tell tenants how much the shard holds for them, if that changed; then be silent until the next change."""
-        self._usage_due_ms = None
-        usage: dict[str, tuple[int, int]] = {}
-        for counts in self._table.counts.values():
-            waiting, running = usage.get(counts.tenant, (0, 0))
-            usage[counts.tenant] = (waiting + counts.waiting, running + counts.running)
-        for tenant, (waiting, running) in usage.items():
-            if self._usage.get(tenant) != (waiting, running):
-                self._usage[tenant] = (waiting, running)
-                turn.send(tenant_address(tenant), m.ReportUsage(self.shard, waiting, running))
+    def _take_time(self, turn: Turn) -> None:
+        """Intervals go on where they were when the wall clock is set; what is due at an instant goes by it."""
+        by_ms = self._steps.taken(turn)
+        if not by_ms:
+            return
+        self._usage.shift(by_ms)
+        self._watchers.shift(by_ms)
+        self._leases.shift(by_ms, turn.now_ms)
+        self._out.links.shift(by_ms)
+        if self._reconcile_due_ms is not None:
+            self._reconcile_due_ms += by_ms

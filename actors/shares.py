@@ -31,6 +31,7 @@ class Holder:
     number: int = 0
     ceiling: int = 0
     heard_ms: int = 0
+    owner: tuple[int, int] = (0, 0)  # (epoch, born_ms) of the newest queue actor there
     is_behind: bool = True  # it has not got the newest grant
 
     def held(self) -> int:
@@ -41,10 +42,11 @@ class Holder:
 
 
 class PermitShares:
-    """The queues of one tenant. `concurrency` 0: no limit."""
+    """The queues of one tenant. `concurrency` 0: no limit; `epoch`: of the slot its actor lives in."""
 
-    def __init__(self, tenant: str) -> None:
+    def __init__(self, tenant: str, epoch: int = 0) -> None:
         self._tenant = tenant
+        self._epoch = epoch
         self._holders: dict[str, Holder] = {}
         self._number = 0
         self._turn = 0
@@ -61,22 +63,33 @@ class PermitShares:
         return sum(holder.running for holder in self._holders.values())
 
     def report(self, message: WantPermits, now_ms: int) -> None:
-        """Take what a queue says of itself."""
+        """Take what a queue says of itself, unless that goes by a later actor of this tenant, or a later queue actor has
+        spoken."""
+        if message.granted_by > self._epoch:
+            return
+        owner = (message.epoch, message.born_ms)
         self._number = max(self._number, message.number)
         holder = self._holders.get(message.queue)
         if holder is None:
+            if not (message.running or message.waiting or message.allowed):
+                return  # gave back, a second time, what it does not hold any more
             if len(self._holders) >= QUEUES_MAX and not self._make_room():
                 return  # asked again by the queue, as every question without an answer
             holder = self._holders[message.queue] = Holder(message.queue)
             # It may go by what an earlier life of this tenant's actor granted.
             holder.ceiling = message.allowed if message.number else 0
-        elif message.number == holder.number:
+        elif owner < holder.owner:
+            return
+        elif message.number == holder.number and message.granted_by == self._epoch:
             holder.allowed = holder.ceiling = message.allowed  # 0 if it gave back what it was granted under that number
         holder.running = message.running
         holder.want = message.running + message.waiting
         holder.step = max(message.step, 1)
+        holder.owner = owner
         holder.heard_ms = now_ms
-        holder.is_behind = message.number != holder.number or not holder.number
+        holder.is_behind = (
+            message.number != holder.number or not holder.number or message.granted_by != self._epoch
+        )  # fmt: skip
         if not (holder.want or holder.allowed or holder.is_behind):
             del self._holders[message.queue]
 
@@ -122,6 +135,13 @@ class PermitShares:
                 holder.heard_ms = now_ms
                 holder.is_behind = True
 
+    def shift(self, by_ms: int) -> None:
+        """The wall clock was set."""
+        if self._rotate_ms:
+            self._rotate_ms += by_ms
+        for holder in self._holders.values():
+            holder.heard_ms += by_ms
+
     def _make_room(self) -> bool:
         """Forget a queue that may run without limit, which only a new limit would have to be told."""
         for queue, holder in self._holders.items():
@@ -140,7 +160,7 @@ class PermitShares:
         elif not (holder.is_behind or again):
             return None
         holder.is_behind = False
-        return holder.queue, PermitsGranted(self._tenant, allowed, self._weight, holder.number)
+        return holder.queue, PermitsGranted(self._tenant, allowed, self._weight, holder.number, self._epoch)
 
     def _targets(self, holders: list[Holder]) -> dict[str, int]:
         """Return how many slots each queue should have."""

@@ -22,6 +22,11 @@ _RUNNING = State.RUNNING
 _encode = msgspec.msgpack.Encoder().encode
 
 
+def template_id_of(tenant: str, template: m.Template) -> int:
+    """Return the id of a tenant's template, 63 bits, the same wherever it is computed."""
+    return fnv1a(tenant.encode() + b"\0" + _encode(template)) >> 1
+
+
 class TaskTable:
     """Memory of one shard."""
 
@@ -46,8 +51,7 @@ class TaskTable:
         """Return the kind of a tenant's template, stored from this turn on if it is new."""
         kind = self._kind_of_template.get((tenant, template))
         if kind is None:
-            template_id = fnv1a(tenant.encode() + b"\0" + _encode(template)) >> 1
-            kind = self.learn(m.Kind(tenant, template_id, template))
+            kind = self.learn(m.Kind(tenant, template_id_of(tenant, template), template))
             turn.changes.kinds.append(kind.kind)
         return kind
 
@@ -62,6 +66,10 @@ class TaskTable:
             known = self._kinds[kind.template_id] = KindState(kind, counts)
             self._kind_of_template[kind.tenant, kind.template] = known
         return known
+
+    def queues_at_work(self) -> dict[str, None]:
+        """Return the queues with tasks that are offered or run, in a certain order."""
+        return {kind.queue: None for kind in self._kinds.values() if kind.offered or kind.counts.running}
 
     def kind_of(self, row: TaskRow) -> KindState:
         return self._kinds[row.template_id]

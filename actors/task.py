@@ -37,7 +37,8 @@ class Counts:
         self.flushed = self._stored()
 
     def _stored(self) -> tuple[int, ...]:
-        return (self.accepted, *(getattr(self, label) for label in FINAL_LABELS))
+        # `accepted`, then the final states in the order of their labels.
+        return self.accepted, self.completed, self.failed, self.cancelled, self.dead, self.expired, self.skipped
 
     def differences(self) -> list[tuple[str, int]]:
         """Return (what, difference) since the last call, for the ledger's rows."""
@@ -64,7 +65,9 @@ class Counts:
 class KindState:
     """A kind as its shard knows it."""
 
-    __slots__ = ("_lanes", "attempt_span_ms", "counts", "has_deadline", "id", "kind", "queue", "template", "tenant")
+    __slots__ = (
+        "_lanes", "attempt_span_ms", "counts", "has_deadline", "id", "kind", "offered", "queue", "template", "tenant"
+    )  # fmt: skip
 
     def __init__(self, kind: Kind, counts: Counts) -> None:
         self.kind = kind
@@ -73,6 +76,7 @@ class KindState:
         self.template = kind.template
         self.queue = queue_address(kind.template.pool, kind.template.queue)
         self.counts = counts
+        self.offered = 0  # tasks its queue has been offered and has not granted
         template = kind.template
         self.attempt_span_ms = template.timeout_ms + template.cancel_grace_ms if template.timeout_ms else 0
         self.has_deadline = bool(kind.template.wait_timeout_ms or kind.template.total_timeout_ms)  # while it waits

@@ -2,7 +2,8 @@
 
 Its settings are kept by the tenant's home shard, its usage is reported by all shards; both are asked for when it starts,
 and requests wait until the settings are there. A quota counts what shards have reported as waiting plus what was admitted
-since, so it is exact but for reports under way.
+since, so it is exact but for reports under way; before it refuses for long, reports that may be out of date are asked for
+again. Of two tenant actors that live for a moment, queues go by the one of the higher epoch.
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ from typing import Final, assert_never
 
 from ..runtime.actor import Actor, Turn
 from ..runtime.bus import Refusal
+from ..runtime.hashing import slot_of
 from . import messages as m
-from .addresses import shard_address
+from .addresses import shard_address, tenant_address
 from .limits import TokenBucket
 from .shares import PermitShares
+from .steps import Steps
 
 HELD_MAX: Final = 1_024  # requests that wait for the settings
 ADMITTED_MS: Final = 5_000  # what was admitted is in the shards, and reported, after so long
@@ -23,30 +26,38 @@ RECOVERY_MS: Final = 6_000  # after so long every queue that holds permits has t
 QUOTA_RETRY_MS: Final = 1_000
 ASK_AGAIN_MS: Final = 1_000  # settings that did not arrive are asked for again, doubling ...
 ASK_AGAIN_MAX_MS: Final = 30_000  # ... up to this
+DOUBT_MS: Final = 10_000  # a report this old is asked for again before it keeps tasks out
 
 
 class TenantActor(Actor[m.TenantMessage]):
-    """One tenant. `shards`: how many there are."""
+    """One tenant. `shards`: how many there are; `epoch`: of the slot it lives in."""
 
-    def __init__(self, tenant: str, shards: int) -> None:
+    def __init__(self, tenant: str, shards: int, *, epoch: int = 0) -> None:
         self._tenant = tenant
         self._shards = shards
         self._config: m.TenantConfig | None = None
+        self._configured = (0, 0)  # (epoch, number) of the settings
+        self._steps = Steps()
+        self._doubted_ms = 0  # when reports were last asked for again
         self._bucket: TokenBucket | None = None
         self._held: list[tuple[str, int, m.AdmitTasks | m.ReadTenant]] = []  # (sender, request, message)
         self._usage: dict[int, tuple[int, int, int]] = {}  # by shard: (waiting, running, when reported)
+        self._reported: dict[int, tuple[int, int]] = {}  # by shard: (epoch, number) of its report
         self._admitted: deque[tuple[int, int]] = deque()  # (when, how many) not yet in every report
         self._admitted_count = 0
-        self._permits = PermitShares(tenant)
+        self._permits = PermitShares(tenant, epoch)
         self._recovered_ms = 0
         self._ask_at_ms = 0
         self._ask_after_ms = ASK_AGAIN_MS
 
     def started(self, turn: Turn) -> None:
+        self._steps.taken(turn)
         self._recovered_ms = turn.now_ms + RECOVERY_MS
         self._ask_shards(turn)
 
     def handle(self, message: m.TenantMessage, turn: Turn) -> None:
+        if turn.now_ms != self._steps.latest_ms:
+            self._take_time(turn)
         match message:
             case m.AdmitTasks() | m.ReadTenant():
                 if self._config is None:
@@ -54,17 +65,18 @@ class TenantActor(Actor[m.TenantMessage]):
                 else:
                     self._answer(turn.sender, turn.request, message, self._config, turn)
             case m.ReportUsage():
-                self._usage[message.shard] = (message.waiting, message.running, turn.now_ms)
-                self._forget_admitted(turn.now_ms)
-                if self._recovered_ms:
-                    self._share(turn)
+                self._reported_by(message, turn)
             case m.WantPermits():
                 self._permits.report(message, turn.now_ms)
                 self._share(turn)
             case m.ConfigureTenant():
-                self._configure(message.config, turn)
+                self._configure(message, turn)
             case _:
                 assert_never(message)
+
+    def end_turn(self, turn: Turn) -> None:
+        if turn.now_ms != self._steps.latest_ms:
+            self._take_time(turn)
 
     def due_ms(self) -> int | None:
         if self._config is None:
@@ -75,6 +87,8 @@ class TenantActor(Actor[m.TenantMessage]):
         return due
 
     def on_time(self, turn: Turn) -> None:
+        if turn.now_ms != self._steps.latest_ms:
+            self._take_time(turn)
         if self._config is None:
             if self._ask_at_ms <= turn.now_ms:
                 self._ask_shards(turn)
@@ -92,7 +106,14 @@ class TenantActor(Actor[m.TenantMessage]):
         self._ask_at_ms = turn.now_ms + self._ask_after_ms
         self._ask_after_ms = min(2 * self._ask_after_ms, ASK_AGAIN_MAX_MS)
 
-    def _configure(self, config: m.TenantConfig, turn: Turn) -> None:
+    def _configure(self, message: m.ConfigureTenant, turn: Turn) -> None:
+        config = message.config
+        if message.number:
+            home = slot_of(tenant_address(self._tenant), self._shards)
+            turn.send(shard_address(home), m.TenantConfigured(config, message.number))
+        if (message.epoch, message.number) < self._configured:
+            return
+        self._configured = (message.epoch, message.number)
         before, self._config = self._config, config
         if not config.rate:
             self._bucket = None
@@ -108,10 +129,9 @@ class TenantActor(Actor[m.TenantMessage]):
             )  # fmt: skip
         self._permits.concurrency = config.concurrency
         held, self._held = self._held, []
-        for sender, request, message in held:
-            self._answer(sender, request, message, config, turn)
+        for sender, request, waiting in held:
+            self._answer(sender, request, waiting, config, turn)
         self._share(turn)
-        turn.reply(m.TenantConfigured(config))
 
     def _hold(self, message: m.AdmitTasks | m.ReadTenant, turn: Turn) -> None:
         """Keep a request until the settings are there; the caller's own time-out bounds how long that matters."""
@@ -130,6 +150,8 @@ class TenantActor(Actor[m.TenantMessage]):
     ) -> None:  # fmt: skip
         if isinstance(message, m.AdmitTasks):
             answer: object = self._admit(message.count, config, turn.now_ms)
+            if isinstance(answer, Refusal) and answer.code == "quota_exceeded":
+                self._doubt(turn)
         else:
             waiting = sum(waiting for waiting, _, _ in self._usage.values())
             running = sum(running for _, running, _ in self._usage.values())
@@ -176,6 +198,38 @@ class TenantActor(Actor[m.TenantMessage]):
         reported_ms = min((at_ms for _, _, at_ms in self._usage.values()), default=0)
         while admitted and (admitted[0][0] < reported_ms or admitted[0][0] + ADMITTED_MS <= now_ms):
             self._admitted_count -= admitted.popleft()[1]
+
+    def _reported_by(self, message: m.ReportUsage, turn: Turn) -> None:
+        stamp = (message.epoch, message.number)
+        if message.number and stamp <= self._reported.get(message.shard, (0, 0)):
+            return  # late, or a second time
+        self._reported[message.shard] = stamp
+        self._usage[message.shard] = (message.waiting, message.running, turn.now_ms)
+        self._forget_admitted(turn.now_ms)
+        if self._recovered_ms:
+            self._share(turn)
+
+    def _doubt(self, turn: Turn) -> None:
+        """Ask shards again that hold tasks by a report so old that a newer one may have been lost."""
+        if turn.now_ms - self._doubted_ms < DOUBT_MS:
+            return
+        self._doubted_ms = turn.now_ms
+        for shard, (waiting, _, at_ms) in self._usage.items():
+            if waiting and turn.now_ms - at_ms >= DOUBT_MS:
+                turn.send(shard_address(shard), m.TenantStarted(self._tenant))
+
+    def _take_time(self, turn: Turn) -> None:
+        """Intervals go on where they were when the wall clock is set."""
+        by_ms = self._steps.taken(turn)
+        if not by_ms:
+            return
+        self._ask_at_ms += by_ms
+        self._doubted_ms += by_ms
+        if self._recovered_ms:
+            self._recovered_ms += by_ms
+        self._usage = {shard: (waiting, running, at_ms + by_ms) for shard, (waiting, running, at_ms) in self._usage.items()}
+        self._admitted = deque((at_ms + by_ms, count) for at_ms, count in self._admitted)
+        self._permits.shift(by_ms)
 
     # -- concurrency -----------------------------------------------------------------------------------------------------
 

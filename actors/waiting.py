@@ -74,6 +74,7 @@ class Waiting:
         """An offered task was granted to a worker."""
         self._backlog.leave(task)
         task.offered = False
+        task.kind.offered -= 1
 
     def due_ms(self) -> int | None:
         return self._timers.due_ms()
@@ -88,12 +89,6 @@ class Waiting:
             table.ask(page, self._take_timers, turn)
         for query in self._backlog.next_loads(table.next_token):
             table.ask(query, self._taker(query), turn)
-
-    def offer_again(self, queue: str) -> None:
-        """A queue actor has forgotten everything."""
-        for task in self._table.tasks.values():
-            if task.kind.queue == queue and task.state == _QUEUED and task.offered:
-                self._out.offer(task)
 
     def _taker(self, query: ReadLane | ReadLanes) -> Callable[[Any, Turn], None]:
         if isinstance(query, ReadLanes):

@@ -69,6 +69,10 @@ class Watchers:
         if not watch.remaining:
             turn.send(watch.sender, TasksEnded(watch.ended), request=watch.request)
 
+    def shift(self, by_ms: int) -> None:
+        """The wall clock was set: nobody waits any longer or shorter for that."""
+        self._deadlines = [(until_ms + by_ms, number, watch) for until_ms, number, watch in self._deadlines]
+
     def due_ms(self) -> int | None:
         while self._deadlines and not self._deadlines[0][2].remaining:
             heapq.heappop(self._deadlines)

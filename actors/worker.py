@@ -1,8 +1,10 @@
 """The worker actor: whether one session is alive.
 
 It hears the session's heartbeats and tells the shards that hold leases of it, and the queues it served, when it ends. An
-end is final: a heartbeat that comes later is answered with SessionEnded, and the worker begins a new session. A session is
-not blamed for a node that stood still: then its heartbeats could not be read, and it gets another interval.
+end is final: a heartbeat that comes later is answered with SessionEnded, and the worker begins a new session.
+
+Silence is measured in two halves, each from when it is noticed that the one before is over. So a node that stood still
+takes away one half at most, and a live session beats within the other.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from ..runtime.actor import Actor, Turn
 from ..runtime.bus import Refusal
 from . import messages as m
 from .addresses import session_address
+from .steps import Steps
 
 DEAD_AFTER_MS: Final = 30_000
 REMEMBERED_MS: Final = 600_000  # an ended session is answered for so long
@@ -26,10 +29,12 @@ class WorkerActor(Actor[m.WorkerMessage]):
 
     def __init__(self, session: str, *, dead_after_ms: int = DEAD_AFTER_MS) -> None:
         self._session = session
-        self._dead_after_ms = dead_after_ms
+        self._half_ms = dead_after_ms // 2
+        self._steps = Steps()
         self._heartbeat: m.Heartbeat | None = None
         self._heard_ms = 0
-        self._deadline_ms = 0  # when it counts as silent, or when it may be forgotten once it has ended
+        self._halves = 0  # halves of the silence that are over
+        self._deadline_ms = 0  # when the next half is over, or when it may be forgotten once it has ended
         self._ended = ""  # the reason
         self._watchers: dict[str, None] = {}  # shards, in order of asking
         self._queues: dict[str, None] = {}  # queues it served
@@ -41,10 +46,12 @@ class WorkerActor(Actor[m.WorkerMessage]):
         return self._is_forgettable or not (self._ended or self._heartbeat or self._watchers)
 
     def started(self, turn: Turn) -> None:
+        self._steps.taken(turn)
         self._heard_ms = turn.now_ms
-        self._deadline_ms = turn.now_ms + self._dead_after_ms
+        self._begin_waiting(turn.now_ms)
 
     def handle(self, message: m.WorkerMessage, turn: Turn) -> None:
+        self._take_time(turn)
         match message:
             case m.Heartbeat():
                 self._beat(message, turn)
@@ -63,18 +70,33 @@ class WorkerActor(Actor[m.WorkerMessage]):
         return self._deadline_ms
 
     def on_time(self, turn: Turn) -> None:
+        self._take_time(turn)
         if turn.now_ms < self._deadline_ms:
             return
         if self._ended:
             self._is_forgettable = True
-        elif turn.now_ms - self._deadline_ms > self._interval_ms:
-            self._deadline_ms = turn.now_ms + self._interval_ms  # this node stood still, not the session
+        elif not self._halves:
+            self._halves = 1
+            self._deadline_ms = turn.now_ms + self._half_ms
         else:
             self._end("silent", turn)
+
+    def end_turn(self, turn: Turn) -> None:
+        self._take_time(turn)
 
     @property
     def _interval_ms(self) -> int:
         return self._heartbeat.interval_ms if self._heartbeat else _DEFAULT_INTERVAL_MS
+
+    def _begin_waiting(self, now_ms: int) -> None:
+        self._halves = 0
+        self._deadline_ms = now_ms + self._half_ms
+
+    def _take_time(self, turn: Turn) -> None:
+        """A silence goes on where it was when the wall clock is set."""
+        by_ms = self._steps.taken(turn)
+        self._deadline_ms += by_ms
+        self._heard_ms += by_ms
 
     def _beat(self, message: m.Heartbeat, turn: Turn) -> None:
         if self._ended:
@@ -82,7 +104,7 @@ class WorkerActor(Actor[m.WorkerMessage]):
             return
         self._heartbeat = message
         self._heard_ms = turn.now_ms
-        self._deadline_ms = turn.now_ms + self._dead_after_ms
+        self._begin_waiting(turn.now_ms)
         for queue in message.queues:
             if len(self._queues) < _QUEUES_MAX:
                 self._queues[queue] = None
@@ -92,7 +114,7 @@ class WorkerActor(Actor[m.WorkerMessage]):
             turn.send(message.shard, m.SessionEnded(self._session, self._ended))
             return
         if not (self._heartbeat or self._watchers):
-            self._deadline_ms = turn.now_ms + self._dead_after_ms  # from now on somebody waits for a sign of life
+            self._begin_waiting(turn.now_ms)  # from now on somebody waits for a sign of life
         assert len(self._watchers) < _WATCHERS_MAX
         self._watchers[message.shard] = None
 

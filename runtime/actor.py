@@ -24,13 +24,15 @@ class Changes(Protocol):
 
 
 class Turn:
-    """What one activation of an actor sees and collects. `sender` and `request` belong to the message in hand."""
+    """What one activation of an actor sees and collects. `sender` and `request` belong to the message in hand. `mono_ms`: a
+    clock that never steps, of use only to notice that the wall clock did; -1 where there is none."""
 
-    __slots__ = ("address", "changes", "now_ms", "outbox", "reads", "request", "rng", "sender")
+    __slots__ = ("address", "changes", "mono_ms", "now_ms", "outbox", "reads", "request", "rng", "sender")
 
-    def __init__(self, *, address: str, now_ms: int, rng: Rng, changes: Any = None) -> None:
+    def __init__(self, *, address: str, now_ms: int, rng: Rng, changes: Any = None, mono_ms: int = -1) -> None:
         self.address = address
         self.now_ms = now_ms
+        self.mono_ms = mono_ms
         self.rng = rng
         self.changes = changes
         self.outbox: list[Envelope] = []
@@ -80,7 +82,12 @@ class Actor(Generic[M]):
 
 
 class Journal(Protocol):
-    """What makes an actor durable: the store as its shell sees it."""
+    """What makes an actor durable: the store as its shell sees it, under one epoch."""
+
+    @property
+    def epoch(self) -> int:
+        """The fencing number of this ownership; the store refuses commits under an older one."""
+        ...
 
     def changes(self) -> Changes:
         """Return an empty collection of changes for one turn."""
@@ -89,7 +96,8 @@ class Journal(Protocol):
     async def commit(self, changes: Changes) -> None:
         """Make the changes durable, all or none, fenced by the owner's epoch. Returns once they are.
 
-        Raises: StaleEpochError if ownership is gone; StoreError if they cannot be written now.
+        Raises: StaleEpochError if ownership is gone; CommitUnknownError if they may have been written; other StoreErrors
+        if they cannot be written now.
         """
         ...
 

@@ -6,6 +6,7 @@ is the actors' affair. A request is an envelope with a number; its answer goes t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar, Protocol
 
 import msgspec
@@ -58,15 +59,37 @@ class Receiver(Protocol):
         ...
 
 
+Resolver = Callable[[str], Receiver | None]
+"""Returns who receives what is sent to an address of a hosted slot, brought to life if need be; None: nobody."""
+
+
 class Bus(Protocol):
-    """What an actor's shell, a worker and a gateway need of a transport."""
+    """What an actor's shell, a worker and a gateway need of a transport.
+
+    There are two ways to be found. Sessions, replies and broadcasts are bound by their address. Actors are found by the
+    slot they live in: the node that hosts a slot gets all that is sent to an actor of it. An address without a dot
+    (`nodes`, `slots`) is a *broadcast* address, bound by as many as want to listen, in one process or in many: each gets
+    every message, and that there is nobody is no error. Two nodes may host one slot for a moment, since their views may
+    differ; then both get its messages, and the epoch in the store decides.
+    """
 
     def bind(self, address: str, receiver: Receiver) -> None:
         """Deliver what is sent to `address` to the receiver, from now on."""
         ...
 
-    def unbind(self, address: str) -> None:
-        """Stop delivering; harmless if nothing is bound."""
+    def unbind(self, address: str, receiver: Receiver | None = None) -> None:
+        """Stop delivering what is sent to `address` to this process, or of several receivers of a broadcast only to this
+        one; harmless if nothing is bound. Harmless too for the address of a hosted actor: it says that the actor has
+        ended, and the next message asks the resolver again."""
+        ...
+
+    def host(self, slot: int, resolve: Resolver) -> None:
+        """From now on, what is sent to an actor of the slot reaches the receiver that `resolve(address)` returns. That
+        receiver may be kept for the next message, until `unbind` or `leave`."""
+        ...
+
+    def leave(self, slot: int) -> None:
+        """Stop receiving for the slot; harmless if it is not hosted."""
         ...
 
     def send(self, envelope: Envelope) -> None:

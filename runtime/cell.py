@@ -3,7 +3,9 @@
 The cell owns the actor: nobody else touches it. What holds: nothing is sent before the rows that justify it are
 durable; a message whose handling raises, or whose rows the store cannot encode, is set aside with its bytes and the
 actor starts again from the store; every other message drained with it is handled again, in order; while the store
-cannot write, the cell waits, since its memory is ahead of the store, and refuses requests from the edge.
+cannot write, the cell waits, since its memory is ahead of the store, and refuses requests from the edge. A commit of
+which nobody knows whether it was written is not repeated: the actor starts again from the store, which knows, and the
+messages of that turn go unanswered.
 """
 
 from __future__ import annotations
@@ -18,8 +20,15 @@ import structlog
 
 from .actor import Actor, Journal, Turn
 from .bus import Bus, Envelope, Refusal
-from .clock import Clock, Timer
-from .errors import EscalationError, MailboxFullError, StaleEpochError, StoreError
+from .clock import SET_BACK_MS, Clock, Timer
+from .errors import (
+    CommitUnknownError,
+    EscalationError,
+    MailboxFullError,
+    StaleEpochError,
+    StoreError,
+    UnavailableError,
+)
 from .rng import Rng
 
 log = structlog.get_logger("foliot.runtime")
@@ -52,6 +61,7 @@ class CellStats:
     messages: int = 0
     restarts: int = 0
     set_aside: int = 0
+    unknown_commits: int = 0
     busy_ns: dict[str, int] = field(default_factory=dict)
 
 
@@ -85,8 +95,12 @@ class Cell:
         self._wake = asyncio.Event()
         self._timer: Timer | None = None
         self._timer_due_ms = 0
+        self._turned_ms = 0  # the wall clock at the last turn
         self._stall: StoreError | None = None
         self._failures: deque[int] = deque()
+        self._pause_ms = 0  # before the actor is started again
+        self._unknown = 0  # commits in a row whose outcome is unknown
+        self._retiring = False
         self._careful = 0  # messages still to be handled one per turn, to find the one that raises
         self._reads: dict[asyncio.Task[None], None] = {}  # in order of asking, since order can show
         self._read_error: Exception | None = None
@@ -111,6 +125,11 @@ class Cell:
         return len(self._mailbox)
 
     @property
+    def capacity(self) -> int:
+        """How many messages its mailbox may hold."""
+        return self._config.mailbox_capacity
+
+    @property
     def is_idle(self) -> bool:
         """Tell whether it has started, nothing waits and nothing is being committed or read."""
         return self._idle and not self._mailbox and not self._reads and not self._wake.is_set()
@@ -118,13 +137,11 @@ class Cell:
     # -- life ----------------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Live until the actor has finished, or until cancelled. Raises: EscalationError, StaleEpochError."""
+        """Live until the actor has finished or was retired, or until cancelled. Raises: EscalationError, StaleEpochError."""
         try:
             while True:
-                if self._failures:
-                    doublings = min(len(self._failures) - 1, 16)
-                    backoff_ms = min(self._config.restart_backoff_ms << doublings, self._config.restart_backoff_max_ms)
-                    await asyncio.sleep(backoff_ms / 1000)
+                if self._pause_ms:
+                    await asyncio.sleep(self._pause_ms / 1000)
                 actor, journal = await self._persist("start", self._make)
                 try:
                     await self._live(actor, journal)
@@ -140,7 +157,7 @@ class Cell:
     async def _live(self, actor: Actor[Any], journal: Journal | None) -> None:
         await self._turn(actor, journal, [], starting=True)
         mailbox = self._mailbox
-        while True:
+        while mailbox or not self._retiring:
             if mailbox or self._due(actor):
                 await asyncio.sleep(0)  # an actor without a journal must not keep the loop to itself
             else:
@@ -160,9 +177,26 @@ class Cell:
                 if actor.finished and not mailbox:
                     return
 
+    def retire(self) -> None:
+        """End the actor once it has handled what waits in its mailbox. Nothing more is delivered by then."""
+        self._retiring = True
+        self._wake.set()
+
+    def refuse_waiting(self, error: UnavailableError) -> None:
+        """Answer the requests that wait in the mailbox of an actor that has ended: nothing of them was done. Not for an
+        actor whose slot was lost: then another node may have got the same messages, and done what they ask for."""
+        while self._mailbox:
+            envelope = self._mailbox.popleft()
+            if envelope.request:
+                self._bus.send(Envelope(envelope.sender, Refusal.of(error), self.address, envelope.request))
+
     def _due(self, actor: Actor[Any]) -> bool:
+        """Tell whether the actor wants a turn: it is due, or the clock was set back and its intervals must know."""
         due = actor.due_ms()
-        return due is not None and due <= self._clock.now_ms()
+        if due is None:
+            return False
+        now_ms = self._clock.now_ms()
+        return due <= now_ms or now_ms <= self._turned_ms - SET_BACK_MS
 
     def _arm(self, actor: Actor[Any]) -> None:
         due = actor.due_ms()
@@ -186,16 +220,18 @@ class Cell:
     async def _turn(
         self, actor: Actor[Any], journal: Journal | None, batch: list[Envelope], *, starting: bool = False
     ) -> None:
+        mono_ns = self._clock.mono_ns
+        at = mono_ns()
+        self._turned_ms = self._clock.now_ms()
         turn = Turn(
             address=self.address,
-            now_ms=self._clock.now_ms(),
+            now_ms=self._turned_ms,
+            mono_ms=at // 1_000_000,
             rng=self._rng,
             changes=journal.changes() if journal else None,
         )
         current: Envelope | None = None
         busy = self.stats.busy_ns
-        mono_ns = self._clock.mono_ns
-        at = mono_ns()
         try:
             if starting:
                 actor.started(turn)
@@ -219,8 +255,11 @@ class Cell:
             if turn.changes:
                 assert journal is not None
                 await self._persist("commit", journal.commit, turn.changes)
+                self._unknown = 0
         except StaleEpochError:
             raise
+        except CommitUnknownError as error:
+            await self._start_over(batch, error)
         except Exception as error:
             await self._failed(batch, current, error)
         self.stats.turns += 1
@@ -244,6 +283,9 @@ class Cell:
             try:
                 result = await call(*args)
             except StoreError as error:
+                if what == "commit" and isinstance(error, CommitUnknownError):
+                    self._stall = None  # it is over, one way or the other
+                    raise
                 if self._stall is None:
                     log.error("store_stalled", address=self.address, at=what, code=error.code, error=str(error))
                 self._stall = error
@@ -289,9 +331,7 @@ class Cell:
         name = type(current.message).__name__ if current else ""
         self.stats.restarts += 1
         log.error("actor_failed", address=self.address, message=name, messages=len(batch), exc_info=error)
-        if reads := self._cancel_reads():
-            await asyncio.wait(reads)
-        self._read_error = None
+        await self._end_reads()
         if isinstance(error, StaleEpochError):
             raise error
         if current is not None and len(batch) == 1:
@@ -308,7 +348,30 @@ class Cell:
             self._failures.popleft()
         if len(self._failures) >= self._config.escalate_after:
             raise EscalationError(self.address, len(self._failures), self._config.escalate_window_ms) from error
+        doublings = min(len(self._failures) - 1, 16)
+        self._pause_ms = min(self._config.restart_backoff_ms << doublings, self._config.restart_backoff_max_ms)
         raise _ActorFailedError from error
+
+    async def _start_over(self, batch: list[Envelope], error: CommitUnknownError) -> NoReturn:
+        """The rows of `batch` are written or not; only the store knows, and the actor of the next epoch reads it there.
+        Whoever sent these messages hears nothing and repeats what must not be lost. Raises: _ActorFailedError."""
+        self.stats.unknown_commits += 1
+        log.warning("commit_unknown", address=self.address, messages=len(batch), error=str(error))
+        await self._end_reads()
+        waiting = [envelope for envelope in self._mailbox if envelope.sender != _STORE]
+        self._mailbox.clear()
+        self._mailbox.extend(waiting)
+        self._careful = min(max(self._careful - len(batch), 0), len(waiting))
+        doublings = min(self._unknown, 16)
+        self._unknown += 1
+        self._pause_ms = min(self._config.store_backoff_ms << doublings, self._config.commit_backoff_max_ms)
+        raise _ActorFailedError from error
+
+    async def _end_reads(self) -> None:
+        """End what the old actor asked of the store: it is no answer for the new one."""
+        if reads := self._cancel_reads():
+            await asyncio.wait(reads)
+        self._read_error = None
 
     async def _set_aside(self, envelope: Envelope, error: Exception) -> None:
         name = type(envelope.message).__name__

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from typing import Protocol
+from typing import Final, Protocol
 
 
 class Timer(Protocol):
@@ -30,11 +30,13 @@ class Clock(Protocol):
 
     def call_at_ms(self, when_ms: int, callback: Callable[[], None]) -> Timer:
         """Call `callback` once the wall clock has reached `when_ms`, soon if it already has. Never early by this
-        clock's own count; the callee checks `now_ms` again, since a wall clock can be set back."""
+        clock's own count, but for one case: soon after the wall clock was set back by `SET_BACK_MS` or more, so that
+        what waits for an interval rather than an instant can begin anew. So the callee looks at `now_ms` again."""
         ...
 
 
-_LOOK_NS = 10_000_000_000
+SET_BACK_MS: Final = 1_000  # a smaller step back only makes things late by as much
+_LOOK_NS: Final = 10_000_000_000
 
 
 class SystemClock:
@@ -53,20 +55,24 @@ class SystemClock:
 class _SystemTimer:
     """A pending call that looks at the wall clock again: an event loop may round a delay down (uvloop does, to a whole
     millisecond), and the wall clock may be set meanwhile. It looks at least every `_LOOK_NS`, so a clock that was set
-    forward makes it late by no more than that."""
+    forward makes it late by no more than that, and one that was set back is noticed within that."""
 
-    __slots__ = ("_callback", "_handle", "_loop", "_when_ns")
+    __slots__ = ("_apart_ns", "_callback", "_handle", "_loop", "_when_ns")
 
     def __init__(self, when_ms: int, callback: Callable[[], None]) -> None:
         self._when_ns = when_ms * 1_000_000
         self._callback = callback
         self._loop = asyncio.get_running_loop()
-        delay_ns = self._when_ns - time.time_ns()
+        now_ns = time.time_ns()
+        self._apart_ns = now_ns - time.monotonic_ns()
+        delay_ns = self._when_ns - now_ns
         self._handle = self._loop.call_later(min(max(delay_ns, 0), _LOOK_NS) / 1e9, self._fire)
 
     def _fire(self) -> None:
-        missing_ns = self._when_ns - time.time_ns()
-        if missing_ns > 0:
+        now_ns = time.time_ns()
+        missing_ns = self._when_ns - now_ns
+        was_set_back = now_ns - time.monotonic_ns() <= self._apart_ns - SET_BACK_MS * 1_000_000
+        if missing_ns > 0 and not was_set_back:
             self._handle = self._loop.call_later(min(max(missing_ns, 1_000_000), _LOOK_NS) / 1e9, self._fire)
         else:
             self._callback()

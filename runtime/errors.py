@@ -33,6 +33,18 @@ class LeaseError(FoliotError):
     code = "lease"
 
 
+class NodeReplacedError(LeaseError):
+    """Another process is in the cluster under this node's name, and it began later: this one must stop."""
+
+    code = "node_replaced"
+
+    def __init__(self, node: str, boot: str, other: str) -> None:
+        super().__init__(f"node {node!r} of boot {boot} was replaced by boot {other}; give each node its own name")
+        self.node = node
+        self.boot = boot
+        self.other = other
+
+
 class UnavailableError(FoliotError):
     """Nothing is wrong with the call: try again later.
 
@@ -103,9 +115,22 @@ class StaleEpochError(LeaseError):
 
 
 class StoreError(UnavailableError):
-    """The store cannot take or give rows now; nothing of the refused group was written."""
+    """The store cannot take or give rows now; nothing of the refused group was written, except where a subclass says
+    that this is unknown."""
 
     code = "store"
+
+
+class CommitUnknownError(StoreError):
+    """The connection broke during a commit: it may have been written. It must not be repeated, since it could then be
+    applied twice."""
+
+    code = "commit_unknown"
+
+    def __init__(self, shard: int, epoch: int) -> None:
+        super().__init__(f"a commit of shard {shard} under epoch {epoch} was not answered; it may have been written")
+        self.shard = shard
+        self.epoch = epoch
 
 
 class DiskFullError(StoreError):

@@ -1,11 +1,14 @@
 """A node: one process's share of the slots, and the actors it hosts there.
 
-Durable actors are started by the node itself, one to each slot it owns; all others come to life with the first message to
-their address. What an address means is told by the factories the node is given; the node knows nothing of tasks.
+The ring of the live members says which slots are the node's own; alone, without membership, it owns them all. The durable
+actor of each slot is started by the node itself, under a new epoch; all other actors of the slot come to life with the first
+message to their address, and end with the slot. What an address means is told by the factories the node is given; the node
+knows nothing of tasks.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,27 +18,33 @@ import structlog
 from anyio.abc import TaskGroup
 
 from .actor import Actor, Journal
-from .bus import Bus
+from .bus import Bus, Envelope
 from .cell import Cell, CellConfig, PoisonSink
 from .clock import Clock
+from .errors import NodeReplacedError, NoSuchActorError, UnavailableError
 from .hashing import slot_of
+from .membership import NODES, SLOTS, Membership, MembershipConfig, SlotClaimed, SlotReleased, boot_id
+from .ownership import Durable, MakeDurable, Slot, SlotConfig
 from .ring import Ring
 from .rng import Rng
 
 log = structlog.get_logger("foliot.runtime")
 
-Make = Callable[[str], Awaitable[tuple[Actor[Any], Journal | None]]]
-"""Makes the actor of an address, reading what it starts from; called again after each failure."""
+Make = Callable[[str, int], Awaitable[Actor[Any]]]
+"""Makes the volatile actor of (address, epoch of its slot); called again after each failure."""
 
 
 @dataclass(frozen=True)
 class NodeConfig:
-    """What a node must know of its cluster."""
+    """What a node must know of its cluster. `membership`: None for a node that is alone and owns all slots."""
 
     name: str
     slots: int
     cell: CellConfig = CellConfig()
     volatile_max: int = 100_000  # actors made on demand
+    membership: MembershipConfig | None = None
+    slot: SlotConfig = SlotConfig()
+    start_ms: int = 2_000  # how long a start waits for the first claims; slots that take longer come later
 
 
 class Node:
@@ -58,72 +67,270 @@ class Node:
         self._kinds = kinds
         self._poison = poison
         self._cells: dict[str, Cell] = {}
+        self._slots: list[Slot] = []
         self._group: TaskGroup | None = None
+        self._is_leaving = False
+        self._over = asyncio.Event()
+        self._idle = asyncio.Event()  # nothing is done about any slot
+        self._unclaimed: dict[int, None] = {}  # of the first claims, those still to come ...
+        self._all_claimed = asyncio.Event()
+        self._unopened: dict[int, None] = {}  # ... and those not hosted yet
+        self._all_open = asyncio.Event()
+        self._is_started = False
+        self.boot = boot_id(clock, rng.stream("boot"))
+        self.membership: Membership | None = None
+        if config.membership is not None:
+            self.membership = Membership(
+                config.membership, name=config.name, boot=self.boot, bus=bus, clock=clock, changed=self._view_changed,
+                released=self._slot_released,
+            )  # fmt: skip
         self.ring = Ring([config.name])
+        self._owners = [config.name] * config.slots
 
     @property
     def cells(self) -> Mapping[str, Cell]:
         """The live cells by address."""
         return self._cells
 
+    @property
+    def hosted(self) -> Mapping[int, int]:
+        """The slots this node hosts and the epoch of each, by slot."""
+        return {slot.number: slot.epoch for slot in self._slots if slot.is_open}
+
     def owns(self, slot: int) -> bool:
-        return self.ring.owner(slot) == self._config.name
+        """Tell whether the slot is this node's, by the members it sees."""
+        return not self._is_leaving and self._owners[slot] == self._config.name
 
     def addresses(self, kind: str) -> list[str]:
         """Return the addresses of a kind that live here, sorted."""
         return sorted(address for address in self._cells if address.partition(".")[0] == kind)
 
-    async def run(
-        self, durable: Callable[[int], tuple[str, Make]], *, started: Callable[[], None] = lambda: None
-    ) -> None:  # fmt: skip
-        """Host the owned slots until cancelled. `durable`: the address and factory of a slot's durable actor.
+    # -- life ---------------------------------------------------------------------------------------------------------------
 
-        Raises: what an actor's supervisor gave up on, EscalationError among others.
+    async def run(self, durable: Durable, *, started: Callable[[], None] = lambda: None) -> None:
+        """Host the owned slots until `leave`, or until cancelled. `started` is called once the first are hosted.
+
+        Raises: what an actor's supervisor gave up on, EscalationError among others; NodeReplacedError.
         """
+        config = self._config
+        self._slots = [
+            Slot(
+                number, config.slot, host=self, bus=self._bus, clock=self._clock, rng=self._rng.stream(f"slot/{number}"),
+                durable=durable,
+            )
+            for number in range(config.slots)
+        ]  # fmt: skip
+        membership = self.membership
         async with anyio.create_task_group() as group:
             self._group = group
             try:
-                for slot in range(self._config.slots):
-                    if self.owns(slot):
-                        address, make = durable(slot)
-                        self._start(address, make)
+                if membership is None:
+                    self._begin(None)
+                else:
+                    self._bus.bind(SLOTS, self)
+                    await membership.join()
+                    self._begin(Ring(membership.established))
+                with anyio.move_on_after(config.start_ms / 1000):
+                    await self._all_open.wait()
+                self._is_started = True
                 started()
-                await anyio.sleep_forever()
+                await self._over.wait()
             finally:
                 self._group = None
+                if membership is not None:
+                    membership.stop()
+                    self._bus.unbind(SLOTS)
+            group.cancel_scope.cancel()
+        if membership is not None and membership.replaced_by:
+            raise NodeReplacedError(config.name, self.boot, membership.replaced_by)
+
+    async def leave(self) -> None:
+        """Tell the others, give back every slot in order, then let `run` return."""
+        self._is_leaving = True
+        if self.membership is not None:
+            self.membership.leave()
+        for slot in self._slots:
+            if slot.is_tended:
+                slot.retire()
+        if any(slot.is_tended for slot in self._slots):
+            await self._idle.wait()  # each slot has its own deadline
+        if self.membership is not None:
+            self.membership.leave()
+        self._over.set()
+
+    # -- which slots --------------------------------------------------------------------------------------------------------
+
+    def is_entitled(self, slot: int) -> bool:
+        return self.owns(slot) and (self.membership is None or self.membership.may_take_over())
+
+    def is_reduced(self) -> bool:
+        return self.membership is not None and self.membership.is_reduced
+
+    def _begin(self, before: Ring | None) -> None:
+        """Take part. `before`: how the slots are shared without this node."""
+        self._see()
+        for slot in self._slots:
+            if self.is_entitled(slot.number):
+                self._unclaimed[slot.number] = self._unopened[slot.number] = None
+        if not self._unopened:
+            self._all_open.set()
+        self._follow(before)
+
+    def _view_changed(self) -> None:
+        assert self.membership is not None
+        if self.membership.replaced_by:
+            self._over.set()
+        elif self._group is not None and not self._is_leaving:
+            before = self.ring
+            self._see()
+            self._follow(before)
+
+    def _see(self) -> None:
+        if self.membership is not None:
+            self.ring = Ring(self.membership.alive)
+            self._owners = [self.ring.owner(slot) for slot in range(self._config.slots)]
+            log.info("members", node=self._config.name, members=list(self.ring.members))
+
+    def _follow(self, before: Ring | None) -> None:
+        """Do what the ring says: begin with slots that are the node's own now, give back those that are not."""
+        assert self._group is not None
+        for slot in self._slots:
+            if slot.is_tended:
+                if not self.owns(slot.number):
+                    slot.retire()
+            elif self.is_entitled(slot.number):
+                slot.begin(self._previous(slot.number, before))
+                self._idle.clear()
+                self._group.start_soon(slot.tend, name=f"slot {slot.number}")
+
+    def _previous(self, slot: int, before: Ring | None) -> str:
+        """Return the node that will release the slot, empty if nobody will."""
+        if self.membership is None or before is None or not before.members:
+            return ""
+        owner = before.owner(slot)
+        return owner if owner != self._config.name and self.membership.will_release(owner) else ""
+
+    # -- news of slots ------------------------------------------------------------------------------------------------------
+
+    def deliver(self, envelope: Envelope) -> None:
+        """Hear of a slot that another node claimed."""
+        message = envelope.message
+        if type(message) is SlotClaimed and message.node != self._config.name and message.slot < len(self._slots):
+            assert self.membership is not None
+            self._slots[message.slot].hear_claimed(message)
+            if not self.membership.knows(message.node):
+                self.membership.ask()
+            self._tell_durable(message)
+
+    def _slot_released(self, message: SlotReleased) -> None:
+        if message.slot < len(self._slots):
+            self._slots[message.slot].hear_released(message)
+
+    def _tell_durable(self, message: SlotClaimed) -> None:
+        """Let every durable actor here know that the actors of a slot began anew; the slot's own has just begun."""
+        for slot in self._slots:
+            if slot.is_open and slot.number != message.slot and slot.cell is not None:
+                try:
+                    slot.cell.deliver(Envelope(slot.address, message, SLOTS))
+                except UnavailableError as error:
+                    log.warning("message_dropped", to=slot.address, message="SlotClaimed", error=str(error))
+
+    # -- what slots tell ----------------------------------------------------------------------------------------------------
+
+    async def claimed(self, slot: Slot) -> None:
+        if slot.is_open:
+            return  # begun again in place
+        assert slot.cell is not None
+        self._unclaimed.pop(slot.number, None)
+        if not self._unclaimed:
+            self._all_claimed.set()
+        if self.membership is None:  # so that none speaks to actors that cannot be made yet
+            with anyio.move_on_after(self._config.start_ms / 1000):
+                await self._all_claimed.wait()
+        slot.is_open = True
+        self._cells[slot.address] = slot.cell
+        self._bus.host(slot.number, self.resolve)
+        self._opened(slot)
+        if self.membership is not None or self._is_started:  # else they all begin together
+            message = SlotClaimed(slot.number, self._config.name, slot.epoch)
+            self._bus.send(Envelope(SLOTS, message))
+            self._tell_durable(message)
+
+    def _opened(self, slot: Slot) -> None:
+        self._unopened.pop(slot.number, None)
+        if not self._unopened:
+            self._all_open.set()
+
+    def shut(self, slot: Slot) -> None:
+        for address, scope in slot.volatile.items():
+            scope.cancel()
+            cell = self._cells.pop(address)
+            self._bus.unbind(address)
+            if not slot.is_lost:
+                cell.refuse_waiting(NoSuchActorError(address))
+        slot.volatile.clear()
+
+    def ended(self, slot: Slot) -> None:
+        self._cells.pop(slot.address, None)
+        self._bus.unbind(slot.address)
+        if slot.is_lost and self.membership is not None:
+            self.membership.ask()  # somebody sees other members than this node
+
+    def given_up(self, slot: Slot) -> None:
+        self._unclaimed.pop(slot.number, None)
+        self._opened(slot)
+        if self.membership is not None and not self.owns(slot.number):
+            self._bus.send(Envelope(NODES, SlotReleased(slot.number, self._config.name, slot.epoch)))
+        if not any(other.is_tended for other in self._slots):
+            self._idle.set()
+
+    # -- cells --------------------------------------------------------------------------------------------------------------
 
     def resolve(self, address: str) -> Cell | None:
-        """Return the cell of an address, brought to life if it is of a kind made on demand and hashes to an owned
-        slot."""
+        """Return the cell of an address, brought to life if it is of a kind made on demand and lives in a hosted slot."""
         cell = self._cells.get(address)
         if cell is None:
             make = self._kinds.get(address.partition(".")[0])
             if make is None or self._group is None or len(self._cells) >= self._config.volatile_max:
                 return None
-            if not self.owns(slot_of(address, self._config.slots)):
+            slot = self._slots[slot_of(address, self._config.slots)]
+            if not slot.is_open:
                 return None
-            cell = self._start(address, make)
+            cell = self._start(address, make, slot)
         return cell
 
-    def _start(self, address: str, make: Make) -> Cell:
+    def _start(self, address: str, make: Make, slot: Slot) -> Cell:
         assert self._group is not None
-        cell = Cell(
+
+        async def made() -> tuple[Actor[Any], Journal | None]:
+            return await make(address, slot.epoch), None
+
+        cell = self._cells[address] = self._new_cell(address, made)
+        scope = slot.volatile[address] = anyio.CancelScope()
+        self._group.start_soon(self._live, cell, slot, scope, name=address)
+        return cell
+
+    async def _live(self, cell: Cell, slot: Slot, scope: anyio.CancelScope) -> None:
+        try:
+            with scope:
+                if not scope.cancel_called:
+                    await cell.run()
+        finally:
+            if self._cells.get(cell.address) is cell:
+                del self._cells[cell.address]
+                slot.volatile.pop(cell.address, None)
+                self._bus.unbind(cell.address)
+
+    def cell(self, address: str, make: MakeDurable) -> Cell:
+        return self._new_cell(address, make)
+
+    def _new_cell(self, address: str, make: Callable[[], Awaitable[tuple[Actor[Any], Journal | None]]]) -> Cell:
+        return Cell(
             address,
-            lambda: make(address),
+            make,
             bus=self._bus,
             clock=self._clock,
             rng=self._rng.stream(address),
             poison=self._poison,
             config=self._config.cell,
         )
-        self._cells[address] = cell
-        self._bus.bind(address, cell)
-        self._group.start_soon(self._host, cell, name=address)
-        return cell
-
-    async def _host(self, cell: Cell) -> None:
-        try:
-            await cell.run()
-        finally:
-            self._bus.unbind(cell.address)
-            del self._cells[cell.address]

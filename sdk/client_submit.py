@@ -19,9 +19,10 @@ from ..runtime.clock import Clock
 from ..runtime.errors import FoliotError, UnavailableError
 from ..runtime.rng import Rng
 from ..transports.local import NotRunningError
+from ..transports.repeats import RETRYABLE
 from .channel import Channel
 from .client_spec import Spec, assemble
-from .errors import RETRYABLE, BulkStoppedError, error_of, error_of_task
+from .errors import BulkStoppedError, error_of, error_of_task
 from .options import InvalidOptionError, count_option
 
 SUBMIT_TIMEOUT_MS: Final = 30_000

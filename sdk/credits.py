@@ -1,8 +1,8 @@
 """How a worker shares its free slots between the queues it serves.
 
 Credits are absolute, so moving one is only a smaller number here and a larger one there. What holds: the credits
-together never exceed the free slots; a queue that uses its credit gets what others leave unused; with fewer slots than
-queues each queue is asked in turn, so none is forgotten.
+together never exceed the free slots; a queue that uses its credit gets what others leave unused; a queue's credit is
+enough for its dearest task, and where the slots are too few for that, each queue is asked in turn, so none is forgotten.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from typing import Final
 
 ACTIVE_MS: Final = 500  # a queue that sent work within this time is expected to send more
-HOLD_MS: Final = 20  # how long a queue may sit on the last slot before the next one is asked
+HOLD_MS: Final = 20  # how long a queue may sit on the last slots before the next one is asked ...
+IDLE_HOLD_MS: Final = 100  # ... and where nothing has come for a while
 STARVED_MS: Final = 1_000  # a queue without credit for this long is asked before those that are busy
 TICK_MS: Final = 100  # how often unused credit is looked at, while there is some
 
@@ -36,8 +37,8 @@ class QueueLine:
         self.free = 0
         self.sent = -1  # free + seen as last told, which is what the queue goes by
         self.active_until_ms = -(1 << 60)
-        self.last_ms = -(1 << 60)  # when it last had credit
-        self.since_ms = 0  # since when it has had some
+        self.last_ms = -(1 << 60)  # when it last had credit enough for its dearest task
+        self.since_ms = 0  # since when it has had that
 
 
 def share(free: int, lines: Sequence[QueueLine], rooms: Sequence[int], now_ms: int, *, slots: int) -> None:
@@ -46,17 +47,18 @@ def share(free: int, lines: Sequence[QueueLine], rooms: Sequence[int], now_ms: i
     if count == 1:
         lines[0].free = max(min(free, rooms[0]), 0)
         return
-    if free >= count:
+    if free >= sum([line.cost for line in lines]):
         # Of all slots, not of the free ones: so the idle queues' credit does not change with every task that ends.
         probe = min(max(slots // (8 * count), 1), free // count)
         new = _spread(free, probe, lines, rooms, now_ms)
     else:
-        new = _in_turn(max(free, 0), lines, rooms, now_ms)
+        new = _in_turn(max(free, 0), lines, rooms, now_ms, slots)
     for line, credit in zip(lines, new, strict=True):
-        if line.free > 0:
+        enough = min(line.cost, slots)
+        if line.free >= enough:
             line.last_ms = now_ms
-        if credit > 0:
-            if line.free <= 0:
+        if credit >= enough:
+            if line.free < enough:
                 line.since_ms = now_ms
             line.last_ms = now_ms
         line.free = credit
@@ -64,13 +66,14 @@ def share(free: int, lines: Sequence[QueueLine], rooms: Sequence[int], now_ms: i
 
 def _spread(free: int, probe: int, lines: Sequence[QueueLine], rooms: Sequence[int], now_ms: int) -> list[int]:
     """Evenly, but where some lines are at work, the others keep only enough to be noticed."""
-    new = [0] * len(lines)
+    new = [max(min(line.cost, room), 0) for line, room in zip(lines, rooms, strict=True)]
+    left = free - sum(new)
     active = [index for index, line in enumerate(lines) if line.active_until_ms > now_ms]
     idle = [index for index in range(len(lines)) if index not in active]
-    if active and idle:
-        for index in idle:
-            new[index] = max(min(probe, rooms[index]), 0)
-    left = free - sum(new)
+    for index in idle if active else ():
+        more = max(min(probe - new[index], rooms[index] - new[index], left), 0)
+        new[index] += more
+        left -= more
     for group in (active, idle):
         # Those that hold least first: what does not divide goes to them. A line without room leaves its part to others,
         # and what no busy line has room for goes to the idle ones.
@@ -86,15 +89,17 @@ def _spread(free: int, probe: int, lines: Sequence[QueueLine], rooms: Sequence[i
     return new
 
 
-def _in_turn(free: int, lines: Sequence[QueueLine], rooms: Sequence[int], now_ms: int) -> list[int]:
-    """One slot each, as far as they go: who was just asked, who waits too long, who is busy, who was asked longest ago."""
+def _in_turn(free: int, lines: Sequence[QueueLine], rooms: Sequence[int], now_ms: int, slots: int) -> list[int]:
+    """Enough for a task each, as far as they go: who was just asked, who waits too long, who is busy, who was asked longest
+    ago."""
 
     def rank(index: int) -> tuple[int, int, int, int]:
         line = lines[index]
-        served_ms = line.since_ms if line.free > 0 else line.last_ms
-        if line.free > 0 and now_ms - line.since_ms < HOLD_MS:
+        has_enough = line.free >= min(line.cost, slots)
+        served_ms = line.since_ms if has_enough else line.last_ms
+        if has_enough and now_ms - line.since_ms < HOLD_MS:
             return (0, 0, served_ms, index)
-        if line.free <= 0 and now_ms - line.last_ms >= STARVED_MS:
+        if not has_enough and now_ms - line.last_ms >= STARVED_MS:
             return (1, 0, served_ms, index)
         if line.active_until_ms > now_ms:
             return (2, line.held, served_ms, index)
@@ -104,6 +109,14 @@ def _in_turn(free: int, lines: Sequence[QueueLine], rooms: Sequence[int], now_ms
     for index in sorted((index for index in range(len(lines)) if rooms[index] > 0), key=rank):
         if free <= 0:
             break
-        new[index] = 1
-        free -= 1
+        new[index] = min(lines[index].cost, rooms[index], free)
+        free -= new[index]
     return new
+
+
+def hold_ms(free: int, lines: Sequence[QueueLine], now_ms: int) -> int:
+    """Return when to share again although nothing has changed, 0 if there is no need."""
+    is_busy = any(line.active_until_ms > now_ms for line in lines)
+    if free < sum([line.cost for line in lines]):
+        return HOLD_MS if is_busy else IDLE_HOLD_MS
+    return TICK_MS if is_busy else 0

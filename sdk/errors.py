@@ -12,6 +12,7 @@ from ..actors.messages import TaskError, TaskRefusal
 from ..runtime.bus import Refusal, RefusedError
 from ..runtime.errors import FoliotError, NotFoundError, UnavailableError, UsageError
 from ..runtime.ids import to_text
+from ..transports.repeats import RETRYABLE
 from ..transports.views import span_text
 from .app import UnknownTaskError as UnknownTaskError
 from .context import TaskCancelledError as TaskCancelledError
@@ -196,12 +197,6 @@ _UNAVAILABLE: Final[dict[str, type[UnavailableError]]] = {
     kind.code: kind for kind in (OverloadedError, RateLimitedError, QuotaExceededError, NoRoomError)
 }
 _USAGE: Final = ("usage", "payload", "invalid_option", "invalid_name", "invalid_id", "too_large", "malformed", "version")
-RETRYABLE: Final = (
-    "overloaded", "rate_limited", "unavailable", "no_such_actor", "deadline", "store", "disk_full", "no_members",
-)  # fmt: skip
-"""Codes of single refused tasks after which the same task may pass a little later."""
-
-
 def error_of(refusal: Refusal) -> FoliotError:
     """Return the error a refusal means."""
     code, text = refusal.code, refusal.text

@@ -11,11 +11,31 @@ import contextlib
 import queue
 import threading
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from ..runtime.blocking import Blocking
 
 J = TypeVar("J")
+J_contra = TypeVar("J_contra", contravariant=True)
+
+
+class Threads(Protocol[J_contra]):
+    """Whatever runs plain functions for a worker. `busy`: what has begun and not ended."""
+
+    busy: int
+
+    @property
+    def free(self) -> int:
+        """How many more can start now."""
+        ...
+
+    def start(self, job: J_contra) -> None:
+        """Run the job now. Only while `free` is positive."""
+        ...
+
+    def close(self) -> None:
+        """Let it end once it is done with what it runs."""
+        ...
 
 
 class ThreadLanes(Generic[J]):

@@ -23,7 +23,7 @@ from .attempt import Attempt, Route
 from .capture import current
 from .context import Context
 from .deadlines import Bucket, Deadlines
-from .executors import ThreadLanes
+from .executors import ThreadLanes, Threads
 from .failure import Failure, describe, is_fatal
 from .frames import AttemptDone
 from .processes import ProcessConfig, ProcessPool
@@ -50,6 +50,10 @@ class RunnerConfig:
     hold_ms: int = 5_000  # a lease that could not start for this long is handed back
 
 
+ThreadsOf = Callable[[int, Callable[[Attempt], Any], Callable[[Attempt, Any], None]], Threads[Attempt]]
+"""Makes what runs plain functions: (limit, work, done), see `executors.ThreadLanes`."""
+
+
 class TaskTimeoutError(TimeoutError):
     """The attempt took too long, or its handler gave no sign of life. What a retry policy can name."""
 
@@ -67,6 +71,7 @@ class Runner:
         ended: Callable[[], None],
         progress_told: Callable[[Attempt], None],
         output_waits: Callable[[Attempt, bool], None],
+        threads_of: ThreadsOf | None = None,
     ) -> None:
         """`ended`: called whenever an outcome was put into its lane or slots became free. `progress_told`,
         `output_waits(attempt, full)`: called on the loop."""
@@ -80,9 +85,10 @@ class Runner:
         self.busy = 0  # of these, slots of what has started
         self.done = 0  # attempts that ended
         self.deadlines: Deadlines[Attempt] = Deadlines(clock, self._due)
-        self.threads: ThreadLanes[Attempt] = ThreadLanes(
-            config.threads, blocking, loop, work=self._work, done=self._thread_done
-        )
+        self.threads: Threads[Attempt] = (
+            threads_of(config.threads, self._work, self._thread_done) if threads_of is not None
+            else ThreadLanes(config.threads, blocking, loop, work=self._work, done=self._thread_done)
+        )  # fmt: skip
         self.processes = ProcessPool(config.processes, clock, self._process_freed)
         self.empty = asyncio.Event()  # of leases: what was given up does not count
         self.empty.set()

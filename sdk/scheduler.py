@@ -135,7 +135,6 @@ class Scheduler:
             self.shards = self.store.shards
             self.bus = MemoryBus(encode=options.encode_messages)
             self.node = self._make_node()
-            self.bus.resolve_with(self.node.resolve)
             self.gateway = Gateway(
                 self.bus, self.store, clock=self._clock, rng=self._rng.stream("gateway"), shards=self.shards,
                 directory=self.node.addresses, worker_counts=self._worker_counts, figures=self.figures,

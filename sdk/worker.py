@@ -36,18 +36,20 @@ from ..runtime.blocking import Blocking, SystemThreads
 from ..runtime.bus import Bus, Envelope
 from ..runtime.clock import Clock, Timer
 from ..runtime.errors import UsageError
+from ..runtime.hashing import slot_of
+from ..runtime.membership import SLOTS, SlotClaimed
 from ..runtime.rng import Rng
 from . import capture
 from .app import Foliot
 from .attempt import OUTCOME_KINDS, Attempt, Route
 from .credits import ACTIVE_MS as QUEUE_ACTIVE_MS
-from .credits import HOLD_MS, TICK_MS, QueueLine, share
+from .credits import QueueLine, hold_ms, share
 from .handler import Handler
 from .options import InvalidOptionError, count_option, name_option
 from .processes import ProcessConfig
 from .pulse import HeartbeatSender, LoopSender, Pulse, ThreadPulse
 from .reports import BATCH, Reports
-from .runner import Runner, RunnerConfig
+from .runner import Runner, RunnerConfig, ThreadsOf
 
 log = structlog.get_logger("foliot.worker")
 
@@ -116,10 +118,14 @@ class Worker:
         blocking: Blocking | None = None,
         pulse: Pulse | None = None,
         heartbeats: HeartbeatSender | None = None,
+        threads_of: ThreadsOf | None = None,
+        host: str | None = None,
+        pid: int | None = None,
     ) -> None:
         """`queues`: (pool, queue) pairs, by default all the apps name. `shards`: how many there are. `session`: its
         address, by default the name and some random digits. `config` replaces the single options. `pulse`,
-        `heartbeats`: where heartbeats come from and how they leave, by default a thread, over `bus`.
+        `heartbeats`: where heartbeats come from and how they leave, by default a thread, over `bus`. `threads_of`: what
+        runs plain functions, by default threads. `host`, `pid`: what people see, by default this process's own.
         Raises: InvalidOptionError, NoQueuesError, DuplicateHandlerError.
         """
         if not isinstance(processes, ProcessConfig):
@@ -141,6 +147,7 @@ class Worker:
         self._blocking = blocking or SystemThreads()
         self._pulse = pulse or ThreadPulse(self._blocking)
         self._sender = heartbeats
+        self._threads_of = threads_of
         self._shards = shards
         self._handlers = _handlers_of(self.apps)
         self._lines = self._lines_of(queues)
@@ -148,7 +155,8 @@ class Worker:
         self._base_session = session or f"{_NO_NAME.sub('-', self.name)[:48]}-{rng.bits(40):010x}"
         self._sessions = 0
         self.session = self._base_session
-        self._host = socket.gethostname()
+        self._host = socket.gethostname() if host is None else host
+        self._pid = os.getpid() if pid is None else pid
         self._started_ms = clock.now_ms()
         self._routes: dict[tuple[str, int], Route] = {}
         self._counts: dict[tuple[str, str], list[int]] = {}  # by tenant and queue, since routes are forgotten while they run
@@ -214,9 +222,11 @@ class Worker:
             ended=self._outcome_added,
             progress_told=self._progress_told,
             output_waits=self._output_waits,
+            threads_of=self._threads_of,
         )
         capture.install()
         self._sender = self._sender or LoopSender(self._bus, loop)
+        self._bus.bind(SLOTS, self)
         self._begin_session()
         self._pulse.start(config.heartbeat_interval_ms, self._beat)
         log.info("worker_started", worker=self.name, session=self.session, slots=config.concurrency,
@@ -258,6 +268,7 @@ class Worker:
     async def _end(self) -> None:
         self._pulse.stop()
         self._bus.unbind(session_address(self.session))
+        self._bus.unbind(SLOTS, self)
         for timer in (self._flush_timer, self._tick, self._output_timer, self._told_timer):
             if timer is not None:
                 timer.cancel()
@@ -302,6 +313,8 @@ class Worker:
             self._cancel(message)
         elif isinstance(message, SessionEnded):
             self._session_ended(message)
+        elif isinstance(message, SlotClaimed):
+            self._actors_moved(message.slot)
         else:
             log.warning("unexpected_message", message=type(message).__name__, sender=envelope.sender)
 
@@ -352,6 +365,18 @@ class Worker:
         self._out = 0
         runner.stop_all("lease_lost", f"the session ended: {message.reason}")
         self._begin_session()
+
+    def _actors_moved(self, slot: int) -> None:
+        """The actors of a slot began anew somewhere: tell those that must know of this session."""
+        if self.draining or self._over.is_set():
+            return
+        if slot_of(worker_address(self.session), self._shards) == slot:
+            self._say(self.heartbeat())
+        lines = [line for line in self._lines if slot_of(line.address, self._shards) == slot]
+        if lines:
+            for line in lines:
+                line.sent = -1
+            self._send_credits()
 
     def _route(self, kind: Kind) -> Route:
         key = (kind.tenant, kind.template_id)
@@ -423,10 +448,9 @@ class Worker:
                 message = WorkerCredits(self.session, self.labels, line.free, line.seen, refresh)
                 self._bus.send(Envelope(line.address, message, address))
         if len(lines) > 1 and self._tick is None and free > 0:
-            if free < len(lines):
-                self._tick = self._clock.call_at_ms(now_ms + HOLD_MS, self._on_tick)
-            elif any(line.active_until_ms > now_ms for line in lines):
-                self._tick = self._clock.call_at_ms(now_ms + TICK_MS, self._on_tick)
+            span_ms = hold_ms(free, lines, now_ms)
+            if span_ms:
+                self._tick = self._clock.call_at_ms(now_ms + span_ms, self._on_tick)
 
     def _on_tick(self) -> None:
         self._tick = None
@@ -440,7 +464,7 @@ class Worker:
         return Heartbeat(
             session=self.session,
             worker=self.name,
-            pid=os.getpid(),
+            pid=self._pid,
             host=self._host,
             labels=self.labels,
             queues=[line.address for line in self._lines],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import structlog
@@ -14,7 +14,7 @@ from ..actors.shard import ShardActor, ShardConfig
 from ..runtime.actor import Actor, Journal
 from ..runtime.cell import PoisonSink
 from ..runtime.clock import Clock
-from ..runtime.node import Make
+from ..runtime.ownership import Durable
 from .port import Store
 
 log = structlog.get_logger("foliot.stores")
@@ -26,10 +26,10 @@ class ShardJournal:
     def __init__(self, store: Store, shard: int, epoch: int) -> None:
         self._store = store
         self._shard = shard
-        self._epoch = epoch
+        self.epoch = epoch
 
     def changes(self) -> ShardChanges:
-        return ShardChanges(self._shard, self._epoch)
+        return ShardChanges(self._shard, self.epoch)
 
     async def commit(self, changes: Any) -> None:
         await self._store.commit(changes)
@@ -38,11 +38,11 @@ class ShardJournal:
         return await self._store.query(self._shard, query)
 
 
-def shards_on(store: Store, config: ShardConfig, *, node: str) -> Callable[[int], tuple[str, Make]]:
+def shards_on(store: Store, config: ShardConfig, *, node: str) -> Durable:
     """Return how the node of that name makes the shard of a slot: each time it claims a new epoch."""
 
-    def durable(slot: int) -> tuple[str, Make]:
-        async def make(address: str) -> tuple[Actor[Any], Journal | None]:
+    def durable(slot: int) -> tuple[str, Callable[[], Awaitable[tuple[Actor[Any], Journal]]]]:
+        async def make() -> tuple[Actor[Any], Journal]:
             image = await store.claim(slot, node)
             waiting = sum(entry.waiting for entry in image.ledger)
             log.info("shard_claimed", shard=slot, epoch=image.epoch, waiting=waiting, running=len(image.running))

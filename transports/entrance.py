@@ -17,12 +17,13 @@ from ..actors.addresses import shard_address, tenant_address
 from ..actors.messages import AdmitTasks, SubmitTasks, TaskRefusal, TasksSubmitted
 from ..runtime.bus import Bus, Refusal
 from ..runtime.clock import Clock
-from ..runtime.errors import DeadlineError, FoliotError
+from ..runtime.errors import DeadlineError, FoliotError, NoSuchActorError
 from ..runtime.hashing import slot_of
 from ..runtime.ids import time_of_ms
 from ..runtime.rng import Rng
 from .admission import EdgeLimits, check_batch, check_tasks
 
+_MOVING_MS: Final = 50  # between two tries while a shard moves
 _REMEMBERED: Final = 8_192  # request ids already counted; a client repeats within seconds
 
 
@@ -139,7 +140,7 @@ class Entrance:
         for entry, count in zip(entries, counts, strict=True):
             entry.unsettled += count
         try:
-            answer = await self._bus.request(self._addresses[shard], part, timeout_ms=timeout_ms)
+            answer = await self._ask(self._addresses[shard], part, timeout_ms=timeout_ms)
         except DeadlineError as error:
             return error  # the outcome is unknown: it stays unsettled
         except FoliotError as error:
@@ -155,6 +156,23 @@ class Entrance:
             for entry, count in zip(entries, counts, strict=True):
                 entry.accepted += count
         return answer
+
+    async def _ask(self, to: str, part: SubmitTasks, *, timeout_ms: int) -> Any:
+        """Return the shard's answer. While the shard moves, two nodes may get the request, and one that has it no longer
+        says so although the other has it; so a request that may be repeated is, until somebody who has the shard answers.
+
+        Raises: DeadlineError.
+        """
+        left_ms = timeout_ms
+        while True:
+            started_ns = self._clock.mono_ns()
+            answer = await self._bus.request(to, part, timeout_ms=left_ms)
+            if not (isinstance(answer, Refusal) and answer.code == NoSuchActorError.code and part.request_id):
+                return answer
+            await asyncio.sleep(_MOVING_MS / 1000)
+            left_ms -= (self._clock.mono_ns() - started_ns) // 1_000_000
+            if left_ms <= 0:
+                raise DeadlineError(f"{type(part).__name__} to {to}", timeout_ms)
 
     def _entry(self, tenant: str, queue: str) -> EdgeCount:
         entry = self.counts.get((tenant, queue))

@@ -24,11 +24,12 @@ from typing import Any, Final, Protocol, cast
 
 import structlog
 
-from ..actors.messages import SubmitTasks, WatchTasks
+from ..actors.messages import WatchTasks
 from ..runtime.bus import Refusal
 from ..runtime.clock import Clock, SystemClock
 from ..runtime.errors import DeadlineError, FoliotError, UnavailableError, UsageError
 from . import api
+from .repeats import as_unknown, is_settled, may_repeat
 
 log = structlog.get_logger("foliot.transports")
 
@@ -401,11 +402,6 @@ def _remove_stale(path: str) -> None:
 
 # -- client ------------------------------------------------------------------------------------------------------------
 
-_REPEATABLE: Final = (
-    WatchTasks, api.Hello, api.GetTasks, api.ListTasks, api.ReadLogs, api.WhyTasks, api.ListQueues, api.SetQueue,
-    api.ListWorkers, api.ListTenants, api.SetTenant, api.Verify, api.ReadStats,
-)  # fmt: skip
-
 
 class LocalChannel:
     """A client's end: many requests under way on one connection, which is made again when it breaks.
@@ -442,7 +438,9 @@ class LocalChannel:
         if len(data) + _NUMBER_BYTES > self._limits.max_frame:
             raise FrameTooLargeError(len(data), self._limits.max_frame)
         what = type(message).__name__
-        repeatable = isinstance(message, _REPEATABLE) or (isinstance(message, SubmitTasks) and message.request_id != "")
+        repeatable = may_repeat(message)
+        copies = 0
+        answer: Any = None
         started_ns = self._clock.mono_ns()
         try:
             async with asyncio.timeout(timeout_ms / 1000):
@@ -453,7 +451,10 @@ class LocalChannel:
                             link = self._link
                             if link is None or not link.is_open:
                                 link = await self._connect()
-                            return api.decode_answer(await link.ask(data))
+                            copies += 1
+                            answer = api.decode_answer(await link.ask(data))
+                            if copies == 1 or is_settled(message, answer):
+                                return answer
                         except NotRunningError:
                             waited_ms = (self._clock.mono_ns() - started_ns) // 1_000_000
                             if not self._was_connected and waited_ms >= self._connect_timeout_ms:
@@ -464,6 +465,9 @@ class LocalChannel:
                         await asyncio.sleep(backoff_ms / 1000)
                         backoff_ms = min(backoff_ms * 2, self._limits.backoff_max_ms)
         except TimeoutError as error:
+            unknown = as_unknown(answer)
+            if unknown is not None:
+                return unknown
             if self._link is None or not self._link.is_open:
                 raise NotRunningError(self.path) from error
             raise DeadlineError(what, timeout_ms) from error

@@ -7,27 +7,25 @@ shared between actors. Nothing is lost here, except what a full mailbox refuses,
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import Any
 
 import structlog
 
 from ..actors.messages import decode, encode
-from ..runtime.bus import Envelope, Receiver, Refusal
+from ..runtime.bus import Envelope, Receiver, Refusal, Resolver
 from ..runtime.errors import DeadlineError, NoSuchActorError, UnavailableError
 
 log = structlog.get_logger("foliot.transports")
-
-Resolver = Callable[[str], Receiver | None]
-"""Makes the receiver of an address that nobody has bound, or says there is none."""
 
 
 class MemoryBus:
     """Implements `runtime.bus.Bus`. Lives on one event loop."""
 
     def __init__(self, *, name: str = "local", encode: bool = False) -> None:
-        self._receivers: dict[str, Receiver] = {}
-        self._resolver: Resolver | None = None
+        self._receivers: dict[str, Receiver] = {}  # bound, or found at a host and kept: one look-up a message
+        self._found: dict[str, None] = {}  # the latter
+        self._hosts: dict[int, Resolver] = {}
+        self._resolvers: tuple[Resolver, ...] = ()  # of the hosts, each once
         self._encode = encode
         self._reply_address = f"reply.{name}"
         self._requests: dict[int, asyncio.Future[Any]] = {}
@@ -35,14 +33,46 @@ class MemoryBus:
         self.dropped = 0
 
     def bind(self, address: str, receiver: Receiver) -> None:
-        self._receivers[address] = receiver
+        if "." in address:
+            self._receivers[address] = receiver
+            self._found.pop(address, None)
+            return
+        broadcast = self._receivers.get(address)
+        if not isinstance(broadcast, _Broadcast):
+            broadcast = self._receivers[address] = _Broadcast()
+        broadcast.receivers.append(receiver)
 
-    def unbind(self, address: str) -> None:
+    def unbind(self, address: str, receiver: Receiver | None = None) -> None:
+        broadcast = self._receivers.get(address)
+        if isinstance(broadcast, _Broadcast) and receiver in broadcast.receivers:
+            broadcast.receivers.remove(receiver)
+            if broadcast.receivers:
+                return
         self._receivers.pop(address, None)
+        self._found.pop(address, None)
 
-    def resolve_with(self, resolver: Resolver | None) -> None:
-        """Ask `resolver` for the receivers of unknown addresses: the node that hosts actors on demand."""
-        self._resolver = resolver
+    def host(self, slot: int, resolve: Resolver) -> None:
+        self._hosts[slot] = resolve
+        self._hosts_changed()
+
+    def leave(self, slot: int) -> None:
+        if self._hosts.pop(slot, None) is not None:
+            self._hosts_changed()
+
+    def _hosts_changed(self) -> None:
+        self._resolvers = tuple(dict.fromkeys(self._hosts.values()))
+        for address in self._found:
+            del self._receivers[address]
+        self._found.clear()
+
+    def _resolve(self, address: str) -> Receiver | None:
+        for resolve in self._resolvers:
+            receiver = resolve(address)
+            if receiver is not None:
+                self._receivers[address] = receiver
+                self._found[address] = None
+                return receiver
+        return None
 
     def send(self, envelope: Envelope) -> None:
         if self._encode:
@@ -54,7 +84,9 @@ class MemoryBus:
             if to == self._reply_address:
                 self._answer(envelope.request, envelope.message)
                 return
-            receiver = self._resolver(to) if self._resolver is not None else None
+            if "." not in to:
+                return  # a broadcast to nobody
+            receiver = self._resolve(to)
         try:
             if receiver is None:
                 raise NoSuchActorError(to)
@@ -90,3 +122,14 @@ class MemoryBus:
         future = self._requests.get(number)
         if future is not None and not future.done():
             future.set_exception(error)
+
+
+class _Broadcast:
+    """All who listen at one address."""
+
+    def __init__(self) -> None:
+        self.receivers: list[Receiver] = []
+
+    def deliver(self, envelope: Envelope) -> None:
+        for receiver in list(self.receivers):
+            receiver.deliver(envelope)

@@ -14,6 +14,7 @@ from foliot.runtime.bus import Envelope
 from foliot.runtime.hashing import fnv1a
 from foliot.runtime.ids import IdSource, shard_of
 from foliot.runtime.rng import Rng
+from msgspec.structs import replace
 
 START_MS = 1_700_000_000_000
 ADDRESS = "queue.default.mail"
@@ -32,6 +33,7 @@ class QueueHarness:
         self.now_ms = START_MS
         self.shards = shards
         self.queue = QueueActor(ADDRESS, shards)
+        self.numbers = [0] * shards
         self.sent: list[Envelope] = []  # everything, in order
         self.granted: list[tuple[int, str]] = []  # (id, session) in order
         self.running: dict[int, str] = {}
@@ -50,7 +52,7 @@ class QueueHarness:
         self._take(turn)
         if configured:
             self.configure(**config)
-            self.send(*[m.OfferTasks(shard, []) for shard in range(shards)])
+            self.send(*[self.everything(shard) for shard in range(shards)])
 
     # -- turns ---------------------------------------------------------------------------------------------------------
 
@@ -60,9 +62,26 @@ class QueueHarness:
         before = len(self.sent)
         for message in messages:
             turn.sender, turn.request = ("client.1", request) if request else ("", 0)
-            self.queue.handle(message, turn)
+            self.queue.handle(self.stamped(message), turn)
         self.end(turn)
         return self.sent[before:]
+
+    def stamped(self, message: Any) -> Any:
+        """Return what a shard sends with the number it would have, unless it has one."""
+        if isinstance(message, m.OfferTasks | m.WithdrawTasks | m.ReleaseTasks) and not message.number:
+            self.numbers[message.shard] += 1
+            message = replace(message, epoch=1, number=self.numbers[message.shard])
+            if isinstance(message, m.ReleaseTasks):
+                links = self.queue._links
+                message = replace(message, owner=links.owner, granted=links.granted)
+        return message
+
+    def everything(self, shard: int, lots: list[m.Lot] | None = None, leased: list[m.LeasedLot] | None = None,
+                   **fields: Any) -> m.OfferTasks:  # fmt: skip
+        """Return a shard's answer to QueueStarted."""
+        links = self.queue._links
+        message = m.OfferTasks(shard, lots or [], leased or [], full=True, owner=links.owner, granted=links.granted)
+        return replace(message, **fields)
 
     def end(self, turn: Turn) -> None:
         due = self.queue.due_ms()

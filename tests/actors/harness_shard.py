@@ -40,6 +40,7 @@ class ShardHarness:
         self.hold_reads = False
         self.held: list[Any] = []
         self.commits = 0
+        self.grants = 0
         self.reopen()
 
     def reopen(self) -> None:
@@ -148,7 +149,8 @@ class ShardHarness:
     def lease(self, *ids: int, session: str = "s1") -> list[m.Body]:
         """Grant the tasks to a session and return the bodies it was sent."""
         before = len(self.sent)
-        self.deliver(m.GrantLeases(QUEUE, session, list(ids)), sender=QUEUE, request=0)
+        self.grants += 1
+        self.deliver(m.GrantLeases(QUEUE, session, list(ids), number=self.grants), sender=QUEUE, request=0)
         return [
             body
             for envelope in self.sent[before:]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from foliot.actors import messages as m
 from foliot.actors.queue import RECOVERY_MS
+from foliot.actors.shard_links import EAGER_ASKS
+from foliot.runtime.hashing import slot_of
 from foliot.runtime.ids import shard_of
 
 from .harness_queue import ADDRESS, START_MS, QueueHarness, kind
@@ -12,8 +14,8 @@ from .harness_queue import ADDRESS, START_MS, QueueHarness, kind
 def test_a_new_queue_asks_every_shard_and_grants_nothing_before_its_settings() -> None:
     queue = QueueHarness(configured=False)
     assert [(e.to, e.message) for e in queue.sent] == [
-        ("shard.0", m.QueueStarted(ADDRESS)),
-        ("shard.1", m.QueueStarted(ADDRESS)),
+        ("shard.0", m.QueueStarted(ADDRESS, 0, START_MS)),
+        ("shard.1", m.QueueStarted(ADDRESS, 0, START_MS)),
     ]
     ids = queue.offer(kind(), 2)
     queue.offer(kind(), 1, shard=1)
@@ -22,6 +24,7 @@ def test_a_new_queue_asks_every_shard_and_grants_nothing_before_its_settings() -
     assert queue.why(ids[0]).reason == "queue_paused"
 
     queue.configure()
+    queue.advance_ms(RECOVERY_MS)
 
     assert len(queue.granted_ids) == 3
 
@@ -29,20 +32,28 @@ def test_a_new_queue_asks_every_shard_and_grants_nothing_before_its_settings() -
 def test_settings_that_do_not_come_are_asked_for_again_ever_more_rarely() -> None:
     queue = QueueHarness(configured=False)
     queue.sent.clear()
-    queue.advance_ms(7_000)
-    assert len(queue.sent) == 2 * 3  # after 1, 3 and 7 s, of both shards
+    queue.advance_ms(EAGER_ASKS * 1_000 + 2_000 + 4_000)
+    assert [e.to for e in queue.sent].count("shard.0") == EAGER_ASKS + 2  # each second at first, then after 2 s, 4 s, 8 s
+    queue.send(queue.everything(0), queue.everything(1))  # the settings that came with it are lost
+    queue.sent.clear()
+    queue.advance_ms(60_000)
+    home = f"shard.{slot_of(ADDRESS, 2)}"
+    assert {e.to for e in queue.sent} == {home}  # the others have nothing more to say
     queue.configure()
+    queue.send(queue.everything(0), queue.everything(1))
     assert queue.queue.due_ms() is None
 
 
 def test_limits_hold_across_a_restart_since_all_shards_are_heard_first() -> None:
     queue = QueueHarness(configured=False)
     queue.configure(concurrency=2)
-    queue.offer(kind(), 2, shard=0)
+    ids = queue.offer(kind(), 2, shard=0)
     queue.credit("w1", 10)
-    assert queue.granted_ids == []  # shard 1 has not said what runs there
+    queue.advance_ms(5_000)
+    assert queue.granted_ids == []  # the shards have not said what runs there
 
-    queue.send(m.OfferTasks(1, [], [m.LeasedLot(kind(), 5, "", "w1", queue.new_ids(1, shard=1))]))
+    running = m.LeasedLot(kind(), 5, "", "w1", queue.new_ids(1, shard=1))
+    queue.send(queue.everything(0, [m.Lot(kind(), 5, "", ids, [START_MS] * 2)]), queue.everything(1, leased=[running]))
 
     assert len(queue.granted_ids) == 1
     assert queue.read().running == 2
@@ -67,8 +78,8 @@ def test_tasks_are_granted_in_order_one_message_to_a_shard_and_session() -> None
     queue.credit("w1", 5)
     grants = [(e.to, e.message) for e in queue.sent]
     assert grants == [
-        ("shard.0", m.GrantLeases(ADDRESS, "w1", first)),
-        ("shard.1", m.GrantLeases(ADDRESS, "w1", second[:2])),
+        ("shard.0", m.GrantLeases(ADDRESS, "w1", first, 0, START_MS, 1)),
+        ("shard.1", m.GrantLeases(ADDRESS, "w1", second[:2], 0, START_MS, 1)),
     ]
     assert queue.read().offered == {5: 1}
 
@@ -129,16 +140,14 @@ def test_a_refused_grant_gives_the_credit_back_once() -> None:
     assert queue.why(three).reason == "no_free_slot"
 
 
-def test_a_grant_that_never_reached_its_shard_is_granted_again_when_offered_again() -> None:
+def test_an_offer_that_crosses_a_grant_changes_nothing_however_late_it_is() -> None:
     queue = QueueHarness(concurrency=1)
     [task] = queue.offer(kind())
     queue.credit("w1", 1)
-    queue.advance_ms(10_000)
-    queue.running.clear()
-    queue.credit("w2", 1)
+    queue.advance_ms(60_000)
     queue.offer_again(kind(), [task])
-    assert queue.granted == [(task, "w1"), (task, "w2")]
-    assert queue.read().running == 1
+    queue.credit("w2", 1)
+    assert queue.granted == [(task, "w1")]
 
 
 # -- workers -----------------------------------------------------------------------------------------------------------
@@ -317,6 +326,8 @@ def test_a_key_may_start_only_so_often() -> None:
     assert queue.granted_ids == ids[:4]
     queue.advance_ms(3_333)
     assert queue.granted_ids == ids
+    queue.release(*ids[3:])
+    queue.advance_ms(10_000)
     assert queue.queue.due_ms() is None
 
 

@@ -212,13 +212,13 @@ def test_a_grant_of_a_task_that_is_gone_is_released_and_the_credit_returned(shar
     [task] = shard.submit(cost=3)
     shard.cancel(task)
     assert shard.lease(task) == []
-    assert shard.messages(m.ReleaseTasks)[-1] == m.ReleaseTasks(0, [task], {"s1": 1})
+    assert shard.messages(m.ReleaseTasks)[-1] == m.ReleaseTasks(0, [task], {"s1": 1}, shard.epoch, 3, granted=1)
 
 
 def test_a_lease_ends_with_a_release_to_its_queue(shard: ShardHarness) -> None:
     [task] = shard.submit()
     shard.report(shard.lease(task)[0])
-    assert shard.messages(m.ReleaseTasks) == [m.ReleaseTasks(0, [task], {})]
+    assert shard.messages(m.ReleaseTasks) == [m.ReleaseTasks(0, [task], {}, shard.epoch, 2, granted=1)]
 
 
 def test_a_silent_attempt_is_ended_by_the_shard_after_timeout_grace_and_margin(shard: ShardHarness) -> None:
@@ -351,7 +351,7 @@ def test_a_queue_that_forgot_is_told_everything_again(shard: ShardHarness) -> No
     assert shard.offered() == [second]
     leased = [lot for offer in shard.messages(m.OfferTasks) for lot in offer.leased]
     assert [(lot.session, lot.ids) for lot in leased] == [("s1", [first])]
-    assert shard.messages(m.ConfigureQueue) == [m.ConfigureQueue(m.QueueConfig("default", "default"))]
+    assert shard.messages(m.ConfigureQueue) == [m.ConfigureQueue(m.QueueConfig("default", "default"), 1, 1)]
 
 
 def test_queue_settings_survive_and_bound_what_waits(shard: ShardHarness) -> None:
@@ -360,7 +360,7 @@ def test_queue_settings_survive_and_bound_what_waits(shard: ShardHarness) -> Non
     shard.reopen()
     shard.sent.clear()
     shard.deliver(m.QueueStarted(QUEUE), sender=QUEUE, request=0)
-    assert shard.messages(m.ConfigureQueue) == [m.ConfigureQueue(config)]
+    assert shard.messages(m.ConfigureQueue) == [m.ConfigureQueue(config, 2, 1)]
     shard.submit(2)
     [refusal] = shard.deliver(m.SubmitTasks("acme", [m.Template("h")], [m.TaskSpec(0, b"")]))
     assert isinstance(refusal, Refusal)

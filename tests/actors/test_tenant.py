@@ -14,6 +14,7 @@ from foliot.actors.tenant import HELD_MAX, RECOVERY_MS, TenantActor
 from foliot.runtime.actor import Turn
 from foliot.runtime.bus import Envelope, Refusal
 from foliot.runtime.rng import Rng
+from msgspec.structs import replace
 
 from .harness_queue import START_MS, kind
 
@@ -239,7 +240,9 @@ def test_tasks_of_several_slots_are_not_given_parts_they_cannot_use() -> None:
 def test_a_queue_that_wants_nothing_is_forgotten_and_one_that_fell_silent_is_asked() -> None:
     tenant = TenantHarness(concurrency=4)
     tenant.want("q1", 0, 5)
-    tenant.want("q2", 0, 0, number=77)
+    tenant.want("q2", 0, 0, allowed=1, number=77)
+    tenant.want("q3", 0, 0, number=78)  # gave back what nobody here knows of
+    assert len(tenant.actor._permits) == 2
     settle(tenant, {"q1": 5})
     tenant.sent.clear()
     tenant.advance_ms(PROBE_MS)
@@ -284,6 +287,7 @@ class Cluster:
         self.lossy = True
         self.concurrency = concurrency
         self.next_id = 1 << 30
+        self.numbers: dict[str, int] = {}
         self.seen: dict[str, int] = {}
         self.running: dict[str, list[int]] = {}
         self.channels: dict[tuple[str, str], list[Any]] = {}
@@ -296,7 +300,9 @@ class Cluster:
         self.start("tenant.acme", m.ConfigureTenant(m.TenantConfig("acme", concurrency=concurrency)))
         for address in self.running:
             name = address.rpartition(".")[2]
-            self.start(address, m.ConfigureQueue(m.QueueConfig("p", name)), m.OfferTasks(0, []))
+            self.start(address, m.ConfigureQueue(m.QueueConfig("p", name)))
+            owner = self.actors[address]._links.owner
+            self.turn(address, m.OfferTasks(0, [], full=True, owner=owner))
 
     def start(self, address: str, *messages: Any) -> None:
         turn = Turn(address=address, now_ms=self.now_ms, rng=Rng(1))
@@ -307,6 +313,10 @@ class Cluster:
         actor = self.actors[address]
         turn = Turn(address=address, now_ms=self.now_ms, rng=Rng(1))
         for message in messages:
+            if isinstance(message, m.OfferTasks | m.ReleaseTasks):
+                self.numbers[address] = self.numbers.get(address, 0) + 1
+                links = actor._links
+                message = replace(message, epoch=1, number=self.numbers[address], owner=links.owner, granted=links.granted)
             actor.handle(message, turn)
         due = actor.due_ms()
         if due is not None and due <= self.now_ms:

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 from foliot.runtime.actor import Actor, Journal, Turn
-from foliot.runtime.bus import Envelope, Receiver, Refusal
+from foliot.runtime.bus import Envelope, Receiver, Refusal, Resolver
 from foliot.runtime.cell import Cell, CellConfig
 from foliot.runtime.errors import DeadlineError, NoSuchActorError, UnavailableError
 from foliot.runtime.rng import Rng
@@ -79,8 +79,14 @@ class LocalBus:
     def bind(self, address: str, receiver: Receiver) -> None:
         self._receivers[address] = receiver
 
-    def unbind(self, address: str) -> None:
+    def unbind(self, address: str, receiver: Receiver | None = None) -> None:
         self._receivers.pop(address, None)
+
+    def host(self, slot: int, resolve: Resolver) -> None:
+        raise AssertionError("a cell hosts nothing")
+
+    def leave(self, slot: int) -> None:
+        raise AssertionError("a cell hosts nothing")
 
     def send(self, envelope: Envelope) -> None:
         if self.broken is not None:
@@ -121,14 +127,17 @@ class Rows(list[tuple[str, int]]):
 class MemoryStore:
     """What survives: totals by key. `commits` holds the rows of every commit, in order.
 
-    `refusals`, `read_errors`, `start_errors`: raised by the next calls, one each. `gate`: commits wait while closed.
+    `refusals`, `read_errors`, `start_errors`: raised by the next calls, one each; `lost_answers`: by the next commits, once
+    their rows are written. `gate`: commits wait while closed.
     """
 
     def __init__(self, trace: list[tuple[str, Any]]) -> None:
         self._trace = trace
+        self.epoch = 1
         self.totals: dict[str, int] = {}
         self.commits: list[Rows] = []
         self.refusals: list[Exception] = []
+        self.lost_answers: list[Exception] = []
         self.read_errors: list[Exception] = []
         self.start_errors: list[Exception] = []
         self.poisoned: list[tuple[str, Any, str]] = []
@@ -149,6 +158,8 @@ class MemoryStore:
         self.totals.update(changes)
         self.commits.append(changes)
         self._trace.append(("commit", list(changes)))
+        if self.lost_answers:
+            raise self.lost_answers.pop(0)
 
     async def read(self, query: Any) -> Any:
         await self.read_gate.wait()

@@ -10,7 +10,15 @@ import pytest
 from foliot.runtime.actor import Actor, Journal, Turn
 from foliot.runtime.bus import Envelope, Refusal
 from foliot.runtime.cell import Cell
-from foliot.runtime.errors import DiskFullError, EscalationError, MailboxFullError, StaleEpochError, StoreError
+from foliot.runtime.errors import (
+    CommitUnknownError,
+    DiskFullError,
+    EscalationError,
+    MailboxFullError,
+    NoSuchActorError,
+    StaleEpochError,
+    StoreError,
+)
 from foliot.runtime.rng import Rng
 from hypothesis import given
 from hypothesis import strategies as st
@@ -623,3 +631,96 @@ async def test_a_cell_whose_actor_has_finished_ends_once_its_mailbox_is_empty(ha
     cell.deliver(Envelope("once", Note("second")))
     await asyncio.wait_for(running, 5)
     assert actor.heard == 2
+
+
+# -- a commit nobody knows the outcome of ------------------------------------------------------------------------------
+
+
+async def test_a_commit_of_unknown_outcome_is_not_repeated_and_the_actor_starts_from_the_store(harness: Harness) -> None:
+    harness.store.lost_answers = [CommitUnknownError(shard=1, epoch=1)]
+    harness.tell(Add("a"))
+    async with harness.running():
+        await harness.until(lambda: len(harness.actors) == 2)
+        assert await harness.ask(Add("a")) == Total("a", 2)
+
+    assert harness.store.commits == [[("a", 1)], [("a", 2)]]
+    assert harness.heard(Total)[0] == Total("a", 2), "nobody was told of the first"
+    assert harness.cell.stats.unknown_commits == 1
+    assert harness.cell.stats.restarts == 0, "the store's trouble is no failure of the actor"
+    assert harness.store.poisoned == []
+
+
+async def test_what_waits_behind_a_commit_of_unknown_outcome_is_kept_in_order(harness: Harness) -> None:
+    harness.build(drain_max=1)
+    harness.store.lost_answers = [CommitUnknownError(shard=1, epoch=1)]
+    harness.tell(Add("a"), Add("b"), Note("1"), Note("2"))
+    async with harness.running():
+        await harness.settle()
+
+    assert harness.store.totals == {"a": 1, "b": 1}
+    assert harness.heard() == [Total("b", 1), Note("1"), Note("2")]
+
+
+async def test_a_refused_commit_is_repeated_until_its_outcome_is_unknown(harness: Harness) -> None:
+    harness.store.refusals = [full_disk()]
+    harness.store.lost_answers = [CommitUnknownError(shard=1, epoch=1)]
+    harness.tell(Add("a"))
+    async with harness.running():
+        await harness.until(lambda: len(harness.actors) == 2)
+        assert await harness.ask(Add("b")) == Total("b", 1), "the edge is let in again"
+
+    assert harness.store.commits == [[("a", 1)], [("b", 1)]]
+
+
+async def test_many_commits_of_unknown_outcome_escalate_to_nobody(harness: Harness) -> None:
+    harness.build(escalate_after=2)
+    harness.store.lost_answers = [CommitUnknownError(shard=1, epoch=1) for _ in range(5)]
+    async with harness.running():
+        for number in range(1, 6):
+            harness.tell(Add("a"))
+            await harness.until(lambda: len(harness.actors) == number + 1)  # noqa: B023
+        await harness.settle()
+
+    assert harness.cell.stats.unknown_commits == 5
+
+
+async def test_a_message_set_aside_without_an_answer_is_set_aside_again(harness: Harness) -> None:
+    harness.tell(Break("no good"))
+    harness.store.refusals = [CommitUnknownError(shard=1, epoch=1)]
+    async with harness.running():
+        await harness.until(lambda: len(harness.store.poisoned) == 1)
+        await harness.settle()
+
+    assert harness.cell.stats.set_aside == 1
+
+
+# -- an actor whose slot moves -------------------------------------------------------------------------------------------
+
+
+async def test_a_retired_actor_finishes_its_mailbox_and_ends(harness: Harness) -> None:
+    harness.build(drain_max=2)
+    harness.tell(Alarm(harness.clock.now_ms() - 1), *[Add("a") for _ in range(5)])
+    harness.cell.retire()
+
+    await asyncio.wait_for(harness.cell.run(), 5)
+
+    assert harness.store.totals == {"a": 5}
+    assert len(harness.heard(Total)) == 5
+
+
+async def test_a_retired_actor_that_has_nothing_to_do_ends_at_once(harness: Harness) -> None:
+    async with harness.running() as life:
+        await harness.settle()
+        harness.cell.retire()
+        await asyncio.wait_for(life, 5)
+
+
+async def test_requests_that_wait_when_the_actor_ends_can_be_refused(harness: Harness) -> None:
+    asked = asyncio.create_task(harness.ask(Add("a")))
+    await asyncio.sleep(0)
+    harness.tell(Note("no request"))
+
+    harness.cell.refuse_waiting(NoSuchActorError(ADDRESS))
+
+    assert await asked == Refusal.of(NoSuchActorError(ADDRESS))
+    assert len(harness.cell) == 0

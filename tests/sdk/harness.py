@@ -26,7 +26,7 @@ from foliot.actors.messages import (
     WorkerCredits,
     WorkerLeft,
 )
-from foliot.runtime.bus import Envelope, Receiver
+from foliot.runtime.bus import Envelope, Receiver, Resolver
 from foliot.runtime.clock import SystemClock
 from foliot.runtime.errors import NoSuchActorError
 from foliot.runtime.hashing import fnv1a
@@ -50,8 +50,14 @@ class RecordingBus:
     def bind(self, address: str, receiver: Receiver) -> None:
         self._receivers[address] = receiver
 
-    def unbind(self, address: str) -> None:
+    def unbind(self, address: str, receiver: Receiver | None = None) -> None:
         self._receivers.pop(address, None)
+
+    def host(self, slot: int, resolve: Resolver) -> None:
+        raise AssertionError("a worker hosts no slots")
+
+    def leave(self, slot: int) -> None:
+        raise AssertionError("a worker hosts no slots")
 
     def send(self, envelope: Envelope) -> None:
         self.sent.append(envelope)

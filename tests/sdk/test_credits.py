@@ -52,6 +52,24 @@ def test_of_busy_queues_the_one_that_holds_less_gets_what_is_over() -> None:
     assert shared(5, queues) == [2, 3]
 
 
+def test_an_idle_worker_gives_each_queue_enough_for_its_dearest_task() -> None:
+    queues = lines(3)
+    queues[0].cost = 4
+
+    assert shared(8, queues) == [5, 2, 1]
+    queues[1].active_until_ms = 10_001
+    assert shared(8, queues) == [4, 2, 2]
+
+
+def test_a_dear_task_gets_its_turn_where_the_slots_do_not_suffice_for_all() -> None:
+    queues = lines(3)
+    queues[2].cost = 3
+    asked = [shared(3, queues, now_ms=10_000 + step * HOLD_MS) for step in range(8)]
+
+    assert [0, 0, 3] in asked
+    assert [1, 1, 1] in asked
+
+
 def test_with_fewer_slots_than_queues_each_is_asked_in_turn() -> None:
     queues = lines(3)
     asked = [shared(1, queues, now_ms=10_000 + step * HOLD_MS) for step in range(6)]
@@ -75,14 +93,14 @@ def test_a_queue_at_work_keeps_the_slot_but_others_are_asked_before_long() -> No
 
 @given(
     free=st.integers(-5, 300),
-    queues=st.lists(st.tuples(st.booleans(), st.integers(0, 50), st.integers(-3, 300), st.integers(0, 3)), min_size=1),
+    queues=st.lists(st.tuples(st.booleans(), st.integers(0, 50), st.integers(-3, 300), st.integers(0, 3), st.integers(1, 9)), min_size=1),
 )
-def test_credits_never_exceed_the_free_slots_or_the_room(free: int, queues: list[tuple[bool, int, int, int]]) -> None:
+def test_credits_never_exceed_the_free_slots_or_the_room(free: int, queues: list[tuple[bool, int, int, int, int]]) -> None:
     made = lines(len(queues))
-    for line, (active, held, _, before) in zip(made, queues, strict=True):
+    for line, (active, held, _, before, cost) in zip(made, queues, strict=True):
         line.active_until_ms = 10_001 if active else 0
-        line.held, line.free = held, before
-    rooms = [room for _, _, room, _ in queues]
+        line.held, line.free, line.cost = held, before, cost
+    rooms = [room for _, _, room, _, _ in queues]
 
     credits = shared(free, made, rooms=rooms)
 

@@ -721,7 +721,7 @@ async def test_an_ended_session_drops_everything_and_begins_anew() -> None:
         w.bus.silent = False
 
         assert w.session == "w1-2"
-        assert w.bus.bound() == [session_address("w1-2")]
+        assert w.bus.bound() == ["slots", session_address("w1-2")]
         assert w.heartbeats()[-1].session == "w1-2"
         await w.until(lambda: w.credits()[-1].free == 256)
         assert w.credits()[-1].seen == 0

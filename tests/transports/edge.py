@@ -94,7 +94,6 @@ class EdgeNode:
             NodeConfig("node", self.shards), bus=self.bus, clock=self.clock, rng=Rng(1),
             kinds=makers(self.shards), poison=poison_in(self.store, self.clock),
         )  # fmt: skip
-        self.bus.resolve_with(self.node.resolve)
         self.gateway = Gateway(
             self.bus, self.store, clock=self.clock, rng=Rng(2), shards=self.shards, directory=self.node.addresses,
             **self._options,
