@@ -5,18 +5,20 @@
 #   make test    runs the tests; ARGS="-k ring" is handed to pytest
 #   make check   lints and checks the types
 #   make bench   measures; BENCH=latency is one of throughput latency timers memory crash
+#   make sim     simulates whole clusters with faults, SEEDS=200 of them; failing cases go to sim-failures/
 #
 # PYTHON=/path/to/python3 chooses the interpreter (3.11 or newer) when .venv is made.
 
 PYTHON ?=
 APP ?= examples.hello:app
 BENCH ?= all
+SEEDS ?= 200
 ARGS ?=
 
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help demo up test check bench clean
+.PHONY: help demo up test check bench sim clean
 .DEFAULT_GOAL := help
 
 help:
@@ -40,6 +42,9 @@ check: $(READY)
 
 bench: $(READY)
 	@$(BIN)/foliot bench $(BENCH) $(ARGS)
+
+sim: $(READY)
+	@$(BIN)/foliot sim run --seeds $(SEEDS) --check-determinism 5 $(ARGS)
 
 clean:
 	@rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -23,6 +23,7 @@ _TOP: Final = {
     "tenants": ("cli_node:tenants", "List and limit tenants."),
     "verify": ("cli_node:verify", "Check that nothing is lost: compare all ledgers."),
     "bench": ("", "Measure this machine: throughput, latency, timers, memory, crash."),
+    "sim": ("", "Simulate the whole cluster from seeds: run, replay, shrink, timeline, explain."),
 }
 
 
@@ -42,6 +43,8 @@ class LazyGroup(click.Group):
             return None
         if cmd_name == "bench":
             return _bench()
+        if cmd_name == "sim":
+            return _sim()
         module, _, attribute = found[0].partition(":")
         command: click.Command = getattr(import_module(f".{module}", __package__), attribute)
         return command
@@ -62,17 +65,31 @@ def _bench() -> click.Command:
     try:
         from ..benchmarks.cli import bench
     except ImportError as error:
-        reason = str(error)
-
-        @click.command("bench", context_settings={"ignore_unknown_options": True})
-        @click.argument("args", nargs=-1, type=click.UNPROCESSED)
-        def missing(args: tuple[str, ...]) -> None:
-            """Not in this installation."""
-            raise click.ClickException(f"the benchmarks are not in this installation: {reason}")
-
-        return missing
+        return _missing("bench", f"the benchmarks are not in this installation: {error}")
     command: click.Command = bench
     return command
+
+
+def _sim() -> click.Command:
+    """Simulations are optional at run time, as benchmarks are."""
+    try:
+        from ..simulations.cli import sim
+    except ImportError as error:
+        return _missing("sim", f"the simulations are not in this installation: {error}")
+    command: click.Command = sim
+    return command
+
+
+def _missing(name: str, reason: str) -> click.Command:
+    """Return a command that says why it is not there."""
+
+    @click.command(name, context_settings={"ignore_unknown_options": True})
+    @click.argument("args", nargs=-1, type=click.UNPROCESSED)
+    def missing(args: tuple[str, ...]) -> None:
+        """Not in this installation."""
+        raise click.ClickException(reason)
+
+    return missing
 
 
 class _Main(LazyGroup):

@@ -154,7 +154,7 @@ class Submit(_Part, frozen=True, tag="submit"):
     dedupe_key: str = ""  # with count > 1: a number is added to it
     on_conflict: str = "return_existing"
     dedupe_window_ms: int = 86_400_000
-    acts: list[str] = ["ok"]
+    acts: list[str] = msgspec.field(default_factory=lambda: ["ok"])
     takes_ms: int = 20
     effects: int = 1
     cost: int = 1

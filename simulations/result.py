@@ -10,7 +10,7 @@ from .history import Violation
 
 class Result(msgspec.Struct, frozen=True):
     """`digest`: of the trace. `virtual_ms`: how much time was simulated. `faults`: how many took place. `figures`: counts by
-    name, among them how often each fault, each point and each rare situation occurred. `lines`: the trace, if it was kept."""
+    name, among them how often each fault, each point and each rare situation occurred. `lines`: the trace, if kept."""
 
     case: Case
     digest: str

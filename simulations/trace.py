@@ -5,8 +5,8 @@ kind, `c` the index of the event that led to it (-1: none), and fields of its ow
 Nothing that differs between two processes of the operating system may enter: no addresses, no `repr`, no text of
 exceptions, no process ids, no wall clock of the machine the simulation runs on.
 
-Level 1 is what means something (messages sent, commits, faults, handlers, violations) and is always digested; level 2 adds each
-delivery and each step of the loop, for finding where two runs part.
+Level 1 is what means something (messages sent, commits, faults, handlers, violations) and is always digested; level 2 adds
+each delivery and each step of the loop, for finding where two runs part.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Trace:
         self._hash = hashlib.blake2b(digest_size=16)
         self._pending: list[bytes] = []
 
-    def note(self, at_ns: int, process: str, boot: int, kind: str, **fields: Any) -> int:
+    def note(self, at_ns: int, process: str, boot: int, kind: str, /, **fields: Any) -> int:
         """Add an event and return its index; what is scheduled from now on in this step has it as its cause."""
         index = self.count
         line = _encode({"i": index, "t": at_ns, "n": process, "b": boot, "k": kind, "c": self.cause, **fields})

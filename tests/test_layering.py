@@ -26,6 +26,7 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
 EXCEPTIONS: Final[frozenset[tuple[str, str]]] = frozenset(
     {
         ("sdk/cli.py", "benchmarks"),  # `foliot bench`, imported when it is called
+        ("sdk/cli.py", "simulations"),  # `foliot sim`, likewise
     }
 )
 

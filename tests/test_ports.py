@@ -13,7 +13,9 @@ from .sources import ROOT, modules, write
 
 CHECKED: Final = ("runtime", "actors", "stores", "transports", "sdk", "simulations")
 
-PORT_IMPLEMENTATIONS: Final[frozenset[str]] = frozenset({"runtime/clock.py", "runtime/rng.py"})
+PORT_IMPLEMENTATIONS: Final[frozenset[str]] = frozenset(
+    {"runtime/clock.py", "runtime/rng.py", "simulations/redirect.py"}  # the last puts others in their place
+)
 
 FORBIDDEN_MODULES: Final = frozenset({"random", "secrets"})
 FORBIDDEN_NAMES: Final = frozenset(

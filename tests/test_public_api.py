@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 
 import foliot
 import pytest
+from foliot import simulations
 
 from .sources import ROOT
 
@@ -50,6 +53,18 @@ def test_a_public_name_is_there_and_documented(name: str) -> None:
 def test_what_is_not_public_is_not_there() -> None:
     with pytest.raises(AttributeError, match="module 'foliot' has no attribute 'ShardActor'"):
         _ = foliot.ShardActor
+
+
+def test_importing_the_package_or_the_plugin_loads_no_simulation() -> None:
+    program = "import sys, foliot, foliot.simulations.plugin; print([m for m in sys.modules if m.startswith('foliot.simulations.')])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+
+    assert done.stdout.strip() == "['foliot.simulations.plugin']"
+
+
+def test_the_types_of_simulations_are_there_and_documented() -> None:
+    assert sorted(simulations._HOMES) == simulations.__all__
+    assert all(getattr(simulations, name).__doc__ for name in simulations.__all__)
 
 
 def test_a_type_checker_sees_what_is_loaded() -> None:

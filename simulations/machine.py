@@ -1,0 +1,172 @@
+"""Machines and their clocks.
+
+A machine's two clocks run at its own speed; the wall clock can be set and can stand still, the monotonic one begins at an
+arbitrary value, so that readings of two machines cannot be mixed up unnoticed. Clocks belong to machines: they go on when
+a process ends. What holds: integers only; a timer fires no earlier than its clock says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from ..runtime.clock import Timer
+from .loop import MS, NS, Lane, SimLoop, Step, Stopwatch
+
+_MILLION: Final = 1_000_000
+_LOOK_NS: Final = 10 * NS  # how often timers of `runtime.clock.SystemClock` look at the wall clock at least
+
+
+class Machine(Stopwatch):
+    """One machine. `wall_ns`: its wall clock at the beginning; `mono_ns`: its monotonic clock then."""
+
+    def __init__(self, name: str, loop: SimLoop, *, wall_ns: int, mono_ns: int, ppm: int = 0) -> None:
+        self.name = name
+        self._loop = loop
+        self._at_ns = loop.now_ns
+        self._mono_ns = mono_ns
+        self._wall_ns = wall_ns
+        self._ppm = ppm
+        self._is_frozen = False
+        self._timers: dict[WallTimer, None] = {}  # pending, in order of setting
+
+    def mono_ns(self, now_ns: int) -> int:
+        passed = now_ns - self._at_ns
+        return self._mono_ns + passed + passed * self._ppm // _MILLION
+
+    def moment_of(self, mono_ns: int) -> int:
+        return self._first(self.mono_ns, mono_ns, mono_ns - self._mono_ns)
+
+    def wall_ns(self, now_ns: int) -> int:
+        """Return the wall clock, nanoseconds since 1970."""
+        if self._is_frozen:
+            return self._wall_ns
+        passed = now_ns - self._at_ns
+        return self._wall_ns + passed + passed * self._ppm // _MILLION
+
+    def moment_of_wall(self, wall_ns: int) -> int | None:
+        """Return the first moment at which the wall clock reads at least that if nobody sets it; None while it stands."""
+        if self._is_frozen:
+            return None
+        return self._first(self.wall_ns, wall_ns, wall_ns - self._wall_ns)
+
+    def _first(self, reading: Callable[[int], int], target: int, ahead: int) -> int:
+        if not self._ppm:
+            return max(self._at_ns + ahead, self._loop.now_ns)
+        moment = self._at_ns + ahead * _MILLION // (_MILLION + self._ppm)
+        while reading(moment) < target:
+            moment += 1
+        return max(moment, self._loop.now_ns)
+
+    # -- changes -----------------------------------------------------------------------------------------------------
+
+    def step(self, by_ns: int) -> None:
+        """Set the wall clock forward or back."""
+        self._rebase()
+        self._wall_ns += by_ns
+        self._look_again(forward=by_ns > 0)
+
+    def freeze(self) -> None:
+        """Let the wall clock stand still."""
+        self._rebase()
+        self._is_frozen = True
+        self._look_again(forward=False)
+
+    def unfreeze(self) -> None:
+        """Let the wall clock go on from where it stands."""
+        self._rebase()
+        self._is_frozen = False
+        self._look_again(forward=False)
+
+    def drift(self, ppm: int) -> None:
+        """Let both clocks run that much faster, in parts per million."""
+        self._rebase()
+        self._ppm = ppm
+        self._look_again(forward=False)
+
+    def _rebase(self) -> None:
+        now_ns = self._loop.now_ns
+        self._mono_ns, self._wall_ns = self.mono_ns(now_ns), self.wall_ns(now_ns)
+        self._at_ns = now_ns
+
+    def _look_again(self, *, forward: bool) -> None:
+        for timer in list(self._timers):
+            timer.look_again(forward=forward)
+
+    def add(self, timer: WallTimer) -> None:
+        self._timers[timer] = None
+
+    def discard(self, timer: WallTimer) -> None:
+        self._timers.pop(timer, None)
+
+
+class WallTimer:
+    """A pending call on a machine's wall clock.
+
+    As the real one it waits on the monotonic clock and looks at the wall clock every ten seconds: a clock that was set
+    forward is noticed at the next look. Those looks cost nothing here while nobody sets the clock.
+    """
+
+    __slots__ = ("_callback", "_lane", "_loop", "_machine", "_set_ns", "_step", "_when_ns")
+
+    def __init__(self, machine: Machine, loop: SimLoop, when_ns: int, callback: Callable[[], None]) -> None:
+        self._machine = machine
+        self._loop = loop
+        self._lane = loop.lane
+        self._when_ns = when_ns
+        self._callback = callback
+        self._set_ns = loop.now_ns
+        self._step: Step | None = None
+        machine.add(self)
+        self._arm(0)
+
+    def look_again(self, *, forward: bool) -> None:
+        """The wall clock was changed."""
+        if self._step is not None:
+            self._step.cancel()
+        if self._lane.is_dead:
+            self._machine.discard(self)
+            return
+        looks = -(-(self._loop.now_ns - self._set_ns) // _LOOK_NS)
+        self._arm(self._set_ns + looks * _LOOK_NS if forward else 0)
+
+    def _arm(self, earliest_ns: int) -> None:
+        moment = self._machine.moment_of_wall(self._when_ns)
+        if moment is None:
+            self._step = None
+        else:
+            self._step = self._loop.at(max(moment, earliest_ns, self._loop.now_ns), self._lane, self._fire)
+
+    def _fire(self) -> None:
+        if self._machine.wall_ns(self._loop.now_ns) < self._when_ns:  # set back while its lane stood still
+            self._arm(0)
+            return
+        self._machine.discard(self)
+        self._callback()
+
+    def cancel(self) -> None:
+        self._machine.discard(self)
+        if self._step is not None:
+            self._step.cancel()
+
+
+class SimClock:
+    """A machine's clocks as a process sees them. Implements `runtime.clock.Clock`."""
+
+    def __init__(self, machine: Machine, loop: SimLoop) -> None:
+        self._machine = machine
+        self._loop = loop
+
+    def now_ms(self) -> int:
+        return self._machine.wall_ns(self._loop.now_ns) // MS
+
+    def mono_ns(self) -> int:
+        return self._machine.mono_ns(self._loop.now_ns)
+
+    def call_at_ms(self, when_ms: int, callback: Callable[[], None]) -> Timer:
+        return WallTimer(self._machine, self._loop, when_ms * MS, callback)
+
+
+def lane_on(machine: Machine, name: str) -> Lane:
+    """Return a lane for a process of that machine."""
+    return Lane(name, machine)

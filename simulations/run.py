@@ -1,0 +1,325 @@
+"""Runs a case: the whole cluster, its work and its faults, in this process, on simulated time.
+
+What holds: the same case gives the same trace, byte for byte, in every process of the same version; a run ends, one way or
+the other. First comes the span of work and faults; then everything is healed, and all that was accepted must end within the
+bound; then the cluster is stopped in order, and what is left is looked at.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from ..actors.messages import QueueRead, ReadQueue
+from ..runtime.errors import UnavailableError
+from ..runtime.ids import to_text
+from ..sdk.app import Foliot
+from ..transports import api
+from .acts import RETRY_LATER_MS, Witness, acting_app
+from .bus import SimBus
+from .case import Case, SetQueue, SetTenant, Submit
+from .client import SimChannel
+from .database import empty_database
+from .driver import Driver, given_of
+from .faults import Faults
+from .history import Final as End
+from .history import Healed, Oracle, Reason, Violation
+from .journal import logs_into
+from .loop import MS, NS, SimulationError
+from .ordering import ordered_scopes
+from .process import Process
+from .programs import node_program, worker_program
+from .result import Result
+from .trace import SEMANTIC, Trace
+from .world import World
+
+T = TypeVar("T")
+_STEPS_MAX: Final = 20_000_000
+_STOP_NS: Final = 90 * NS
+
+
+def run(case: Case, *, keep_trace: bool = False, level: int = SEMANTIC, oracles: Sequence[Oracle] | None = None) -> Result:
+    """Run a case. `oracles`: invariants to check instead of the standard ones."""
+    trace = Trace(keep=keep_trace, level=level)
+    if oracles is None:
+        from .oracles import bounds_of, standard
+
+        oracles = standard(bounds_of(case, retry_after_ms=(RETRY_LATER_MS,), labels=tuple(labels_of(case))))
+    watchers = list(oracles)
+    was_collecting = gc.isenabled()
+    gc.disable()
+    try:
+        with ordered_scopes():
+            world = World(case.seed, case.options, trace, image=empty_database(
+                case.options.slots, start_ms=case.options.start_ms), watchers=watchers)  # fmt: skip
+            with logs_into(world):
+                run_ = _Run(case, world, watchers)
+                try:
+                    run_.do()
+                finally:
+                    world.close()
+    finally:
+        if was_collecting:
+            gc.enable()
+        gc.collect()
+    return run_.result()
+
+
+def labels_of(case: Case) -> list[tuple[tuple[str, str], ...]]:
+    """Return the labels of each worker: odd ones are large, even ones small; none in the embedded form."""
+    options = case.options
+    if options.embedded:
+        return [()]
+    return [(("size", "large" if number % 2 else "small"),) for number in range(1, options.workers + 1)]
+
+
+class _Run:
+    """One run under way."""
+
+    def __init__(self, case: Case, world: World, watchers: Sequence[Oracle]) -> None:
+        self._case = case
+        self._world = world
+        self._watchers = watchers
+        self._tasks = 0
+        self._faults: Faults | None = None
+        self._channel: SimChannel | None = None
+        self._driver: Driver | None = None
+        self._is_done = False  # with the work
+        self._work_over_ns = 0
+
+    def do(self) -> None:
+        world = self._world
+        main = world.loop.spawn(world.loop.system, self._control(), name="control")
+        options = self._case.options
+        until_ns = (options.duration_ms + options.heal_ms) * MS + 10 * _STOP_NS
+        try:
+            world.loop.run_task(main, until_ns=until_ns, steps_max=_STEPS_MAX)
+        except SimulationError as error:
+            world.trouble("world", type(error).__name__, str(error))
+
+    def result(self) -> Result:
+        case, world = self._case, self._world
+        violations: list[Violation] = [found for watcher in self._watchers for found in watcher.violations]
+        violations.sort(key=lambda found: (found.at_ns, found.oracle, found.kind, found.subject))
+        network = world.network
+        figures = {
+            **world.figures, "sent": network.sent, "lost": network.lost, "doubled": network.doubled, "late": network.late,
+            "commits": world.database.commits, "trace": world.loop.trace.count, "work_over_ms": self._work_over_ns // MS,
+        }  # fmt: skip
+        return Result(
+            case=case,
+            digest=world.loop.trace.digest(),
+            virtual_ms=world.loop.now_ns // MS,
+            steps=world.loop.steps,
+            tasks=self._tasks,
+            faults=self._faults.done if self._faults is not None else 0,
+            violations=violations,
+            figures={name: figures[name] for name in sorted(figures)},
+            lines=world.loop.trace.finish(),
+        )
+
+    # -- the course of a run -----------------------------------------------------------------------------------------
+
+    async def _control(self) -> None:
+        world, options = self._world, self._case.options
+        self._build()
+        self._faults = Faults(world, list(self._case.faults))
+        for name in world.programs:
+            world.start(name)
+        await _until(world, options.duration_ms * MS)
+        self._faults.heal()
+        world.loop.trace.note(world.loop.now_ns, "world", 0, "heal")
+        world.observe(Healed(world.loop.now_ns, options.heal_ms))
+        await self._settle_settings()
+        await self._settle(world.loop.now_ns + options.heal_ms * MS)
+        reasons = await self._reasons()
+        before = self._end(reasons, await self._queues())
+        await self._stop_all()
+        final = msgspec.structs.replace(before, at_ns=world.loop.now_ns)
+        for watcher in self._watchers:
+            watcher.end(final)
+        self._note_violations()
+
+    def _build(self) -> None:
+        world, case = self._world, self._case
+        options = case.options
+        witness = Witness(world)
+        costs: dict[str, int] = {"default": 1}
+        for work in case.work:
+            if isinstance(work, Submit):
+                costs[work.queue] = max(costs.get(work.queue, 1), work.cost)
+        queues = [("default", name) for name in costs]
+        world.tenants = {work.ref: work.tenant for work in case.work if isinstance(work, Submit)}
+
+        def apps(process: Process, session: Callable[[], str]) -> list[Foliot]:
+            return [acting_app(process, witness, session, costs)]
+
+        nodes = [f"n{number}" for number in range(1, options.nodes + 1)]
+        for name in nodes:
+            world.add_program(name, name, node_program(options, apps=apps, queues=queues))
+        for number in range(1, (0 if options.embedded else options.workers) + 1):
+            name = f"w{number}"
+            world.add_program(name, name, worker_program(options, apps, queues, dict(labels_of(case)[number - 1])))
+        world.add_program("client", "n1" if options.embedded else "client", self._client)
+
+    async def _client(self, process: Process) -> None:
+        bus = SimBus(process)
+        nodes = [name for name in self._world.programs if name.startswith("n")]
+        self._channel = SimChannel(bus, nodes)
+        self._driver = Driver(process, bus, nodes)
+        await self._driver.run(list(self._case.work), 0)
+        self._is_done = True
+        self._work_over_ns = self._world.loop.now_ns
+        process.stop = _nothing
+        while not process.is_leaving:
+            await process.asked_to_leave.wait()
+
+    # -- healing -----------------------------------------------------------------------------------------------------
+
+    async def _settle_settings(self) -> None:
+        """Operators see to it that the settings they wanted last are there; those that failed under faults are set again."""
+        client = self._world.programs["client"].process
+        if client is None or self._driver is None:
+            return
+        queues: dict[str, dict[str, Any]] = {}
+        tenants: dict[str, dict[str, Any]] = {}
+        for work in sorted(self._case.work, key=lambda work: work.at_ms):
+            if isinstance(work, SetQueue):
+                queues.setdefault(work.queue, {}).update(given_of(work))
+            elif isinstance(work, SetTenant):
+                tenants.setdefault(work.tenant, {}).update(given_of(work))
+        for name, fields in queues.items():
+            await self._in(client, self._driver.insist(SetQueue(0, name, **fields)))
+        for name, fields in tenants.items():
+            await self._in(client, self._driver.insist(SetTenant(0, name, **fields)))
+
+    async def _in_client(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        client = self._world.programs["client"].process
+        assert client is not None
+        result = await self._in(client, coroutine)
+        assert result is not None
+        return result
+
+    async def _in(self, process: Process, coroutine: Coroutine[Any, Any, T]) -> T | None:
+        """Run something in a process and wait for it; None if the process dies."""
+        task = self._world.loop.spawn(process.lane, coroutine, name="operator")
+        while not task.done() and not process.is_dead:
+            await _until(self._world, self._world.loop.now_ns + 10 * MS)
+        return task.result() if task.done() else None
+
+    async def _settle(self, deadline_ns: int) -> None:
+        """Wait until everything has ended and the cluster is whole, or the bound is reached."""
+        world = self._world
+        while world.loop.now_ns < deadline_ns:
+            if self._is_done and not self._alive() and await self._is_whole():
+                return
+            await _until(world, world.loop.now_ns + 500 * MS)
+
+    def _alive(self) -> int:
+        [count] = self._world.database.connection.execute("select count(*) from tasks where state < 10").fetchone()
+        return int(count)
+
+    async def _is_whole(self) -> bool:
+        owners = self._owners()
+        if any(len(names) != 1 for names in owners.values()):
+            return False
+        return all(not running for running, _ in (await self._queues()).values())
+
+    def _owners(self) -> dict[int, list[str]]:
+        owners: dict[int, list[str]] = {slot: [] for slot in range(self._case.options.slots)}
+        for process in self._world.running("n"):
+            if process.node is not None:
+                for slot in sorted(process.node.hosted):
+                    owners[slot].append(process.name)
+        return owners
+
+    async def _queues(self) -> dict[str, tuple[int, int]]:
+        """Return what the queue actors believe: (running slots, waiting)."""
+        found: dict[str, tuple[int, int]] = {}
+        for process in self._world.running("n"):
+            node, bus = process.node, process.bus
+            if node is None or bus is None:
+                continue
+            for address in node.addresses("queue"):
+                read = await self._in(process, _asked(bus, address))
+                if isinstance(read, QueueRead):
+                    running, waiting = found.get(address, (0, 0))
+                    found[address] = (running + read.running, waiting + sum(read.offered.values()))
+        return found
+
+    async def _reasons(self) -> list[Reason]:
+        """Ask the cluster itself why tasks are not over."""
+        rows = self._world.database.connection.execute(
+            "select tasks.id, tenant, state, attempt, due_ms, session from tasks join kinds using (template_id)"
+            " where state < 10 order by id limit 50"
+        ).fetchall()
+        reasons: list[Reason] = []
+        for id, tenant, state, attempt, due_ms, session in rows:
+            text = f"{to_text(id)}: state {state}, attempt {attempt}, due {due_ms}, session {session!r}"
+            if len(reasons) < 5 and self._channel is not None:
+                text += "; " + await self._in_client(self._why(tenant, id))
+            reasons.append(Reason(id, text))
+        return reasons
+
+    async def _why(self, tenant: str, id: int) -> str:
+        assert self._channel is not None
+        try:
+            answer = await self._channel.request(api.WhyTasks(tenant, [id]), timeout_ms=8_000)
+        except UnavailableError as error:
+            return str(error)
+        if isinstance(answer, api.WhyRead):
+            return f"{answer.tasks[0].reason}: {answer.tasks[0].text}"
+        return str(getattr(answer, "text", ""))
+
+    # -- the end -----------------------------------------------------------------------------------------------------
+
+    async def _stop_all(self) -> None:
+        """Stop the cluster in order: clients, workers, nodes."""
+        world = self._world
+        for prefix in ("c", "w", "n"):
+            for process in world.running(prefix):
+                world.stop(process.name)
+            deadline_ns = world.loop.now_ns + _STOP_NS
+            while world.running(prefix) and world.loop.now_ns < deadline_ns:
+                await _until(world, world.loop.now_ns + 20 * MS)
+
+    def _end(self, reasons: list[Reason], queues: dict[str, tuple[int, int]]) -> End:
+        database = self._world.database
+        rows = database.task_rows()
+        self._tasks = len(rows)
+        counters, recount = database.ledger()
+        return End(
+            self._world.loop.now_ns, rows, dict(database.kinds), database.attempts(), counters, recount, database.epochs(),
+            self._owners(), queues, database.purged(), reasons,
+        )  # fmt: skip
+
+    def _note_violations(self) -> None:
+        world = self._world
+        for watcher in self._watchers:
+            for found in watcher.violations:
+                world.loop.trace.cause = -1
+                world.loop.trace.note(
+                    found.at_ns, "world", 0, "violation", oracle=found.oracle, kind=found.kind, subject=found.subject,
+                    text=found.text,
+                )  # fmt: skip
+
+
+async def _asked(bus: SimBus, address: str) -> Any:
+    try:
+        return await bus.request(address, ReadQueue(), timeout_ms=2_000)
+    except UnavailableError:
+        return None
+
+
+async def _nothing() -> None:
+    return
+
+
+async def _until(world: World, moment_ns: int) -> None:
+    """Wait in the world's own lane."""
+    future = world.loop.create_future()
+    world.loop.at(moment_ns, world.loop.system, future.set_result, None)
+    await future
