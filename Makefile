@@ -6,6 +6,7 @@
 #   make check   lints and checks the types
 #   make bench   measures; BENCH=latency is one of throughput latency timers memory crash
 #   make sim     simulates whole clusters with faults, SEEDS=200 of them; failing cases go to sim-failures/
+#   make planted plants bugs in the code, one at a time, and says how many seeds each could hide; ARGS="fence cancel" names some
 #
 # PYTHON=/path/to/python3 chooses the interpreter (3.11 or newer) when .venv is made.
 
@@ -18,7 +19,7 @@ ARGS ?=
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help demo up test check bench sim clean
+.PHONY: help demo up test check bench sim planted clean
 .DEFAULT_GOAL := help
 
 help:
@@ -45,6 +46,9 @@ bench: $(READY)
 
 sim: $(READY)
 	@$(BIN)/foliot sim run --seeds $(SEEDS) --check-determinism 5 $(ARGS)
+
+planted: $(READY)
+	@$(BIN)/python -m foliot.tests.simulations.planted.run $(ARGS)
 
 clean:
 	@rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -118,6 +118,8 @@ class KeyGates:
         for gate in self._gates.values():
             if gate.wake_ms:
                 gate.wake_ms += by_ms
+            for rate in gate.rates.values() if gate.rates else ():
+                rate.bucket.shift(by_ms)
 
     def due_ms(self) -> int | None:
         """Return when a parked lane may start, or None."""

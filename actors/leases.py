@@ -144,12 +144,14 @@ class Leases:
 
     def watch_again(self, turn: Turn, *, slot: int = -1, slots: int = 1) -> None:
         """Ask anew to be told when the sessions that hold leases end: their worker actors may have moved, or have told us in
-        vain. `slot`: only of worker actors that live there."""
+        vain. `slot`: only of worker actors that live there; else the sessions themselves are asked what they hold, too."""
         for session, held in list(self._life.leases.items()):
             if not held:
                 del self._life.leases[session]
             elif slot < 0 or slot_of(worker_address(session), slots) == slot:
                 turn.send(worker_address(session), m.WatchSession(shard_address(self._table.shard)))
+                if slot < 0:
+                    turn.send(session_address(session), m.TellHeld(self._table.shard))
 
     def shift(self, by_ms: int, now_ms: int) -> None:
         """The wall clock was set: leases stay as old as they are, and attempts have the time they had."""

@@ -57,6 +57,10 @@ class TokenBucket:
         bucket._level -= min(used, 2 * bucket.burst) * per_ms
         return bucket
 
+    def shift(self, by_ms: int) -> None:
+        """The wall clock was set, which neither fills the bucket nor blocks it."""
+        self._at_ms += by_ms
+
     def _refill(self, now_ms: int) -> None:
         elapsed_ms = now_ms - self._at_ms
         if elapsed_ms:

@@ -608,6 +608,13 @@ class HeldLeases(Message, frozen=True, tag=True):
     attempts: list[int]
 
 
+class TellHeld(Message, frozen=True, tag=True):
+    """shard → session, now and then while the session has leases of it. A session that got none of them on their way would
+    not know that it owes this shard an account. Answers: HeldLeases with the next heartbeats."""
+
+    shard: int
+
+
 class LogChunk(Message, frozen=True):
     """Captured lines of one attempt: UTF-8 text, `part` counts from 0."""
 
@@ -700,7 +707,7 @@ QueueMessage = (
 )  # fmt: skip
 TenantMessage = ConfigureTenant | AdmitTasks | ReportUsage | WantPermits | ReadTenant
 WorkerMessage = Heartbeat | WorkerLeft | WatchSession | ReadWorker
-SessionMessage = RunTasks | CancelAttempts | OutcomesTaken
+SessionMessage = RunTasks | CancelAttempts | OutcomesTaken | TellHeld
 AnyMessage = (
     ShardMessage | QueueMessage | TenantMessage | WorkerMessage | SessionMessage
     | TasksSubmitted | TasksAnswered | TasksEnded | TasksDescribed | LedgerRead | QueueConfigured | QueueRead

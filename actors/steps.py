@@ -1,8 +1,8 @@
 """Wall clocks are set now and then; an interval must neither end early nor wait for the time to come again.
 
-An actor keeps the instants at which its intervals end. When it notices that the clock was set, it moves them by as much. What
-is due at an instant (a task, a deadline) is not moved: the wall clock is what it goes by. A clock that was set is noticed by
-the monotonic one; without that, only that it was set back.
+An actor keeps the instants at which its intervals end. When it notices that the clock was set, it moves them by as much.
+What is due at an instant (a task, a deadline) is not moved: the wall clock is what it goes by. That a clock was set is
+noticed by the monotonic one; without that, only that it was set back.
 """
 
 from __future__ import annotations

@@ -230,6 +230,8 @@ class TenantActor(Actor[m.TenantMessage]):
         self._usage = {shard: (waiting, running, at_ms + by_ms) for shard, (waiting, running, at_ms) in self._usage.items()}
         self._admitted = deque((at_ms + by_ms, count) for at_ms, count in self._admitted)
         self._permits.shift(by_ms)
+        if self._bucket is not None:
+            self._bucket.shift(by_ms)
 
     # -- concurrency -----------------------------------------------------------------------------------------------------
 

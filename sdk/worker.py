@@ -29,6 +29,7 @@ from ..actors.messages import (
     ReportProgress,
     RunTasks,
     SessionEnded,
+    TellHeld,
     WorkerCredits,
     WorkerLeft,
 )
@@ -315,6 +316,8 @@ class Worker:
             self._session_ended(message)
         elif isinstance(message, SlotClaimed):
             self._actors_moved(message.slot)
+        elif isinstance(message, TellHeld):
+            self._recent[message.shard] = _QUIET_BEATS
         else:
             log.warning("unexpected_message", message=type(message).__name__, sender=envelope.sender)
 

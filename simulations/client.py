@@ -18,7 +18,8 @@ from .bus import SimBus
 from .process import Process
 
 _TRY_MS: Final = 4_000  # until another node is asked
-_BACKOFF_MS: Final = 100
+_BACKOFF_MS: Final = 100  # between two tries, doubling ...
+_BACKOFF_MAX_MS: Final = 2_000  # ... up to this
 
 
 def gateway_address(node: str) -> str:
@@ -44,6 +45,7 @@ class SimChannel:
         wait_ms = getattr(message, "wait_ms", 0)
         copies = 0
         unknown: Any = None
+        backoff_ms = _BACKOFF_MS
         mono_ns = self._clock.mono_ns
         deadline_ns = mono_ns() + timeout_ms * 1_000_000
         while True:
@@ -61,14 +63,15 @@ class SimChannel:
                 if copies == 1 or is_settled(message, answer):
                     return answer
                 unknown = as_unknown(answer)
-                await asyncio.sleep(_BACKOFF_MS / 1000)
             except DeadlineError as error:
                 self._at += 1
                 if not repeatable:
                     raise DeadlineError(what, timeout_ms) from error
+                continue
             except UnavailableError:  # nobody is there
                 self._at += 1
-                await asyncio.sleep(_BACKOFF_MS / 1000)
+            await asyncio.sleep(backoff_ms / 1000)
+            backoff_ms = min(backoff_ms * 2, _BACKOFF_MAX_MS)
 
     async def close(self) -> None:
         """Nothing to let go of: the bus belongs to the process."""

@@ -36,8 +36,8 @@ class NotDeterministicError(FoliotError):
 
     def __init__(self, seed: int, first: str, second: str) -> None:
         super().__init__(
-            f"seed {seed} gave digest {first}, then {second}; expected one. What cannot be redirected: sets that are iterated, "
-            "id(), files, generators that a library seeds itself"
+            f"seed {seed} gave digest {first}, then {second}; expected one. What cannot be redirected: the order of sets, "
+            "id(), files, generators of libraries"
         )
         self.seed = seed
 

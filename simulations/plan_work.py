@@ -55,6 +55,8 @@ class WorkMaker:
         self._mains, self._weights = [name for name, _ in choices], [weight for _, weight in choices]
         self._besides = [name for name in _BESIDES if name in features]
         self._poison = 0
+        # Where attempts may take for ever, no timeout hides that one was lost.
+        self._patience_ms = self._of("patience").pick((10_000, 86_400_000))
         dice = self._of("keys")
         self._key_limits = {f"k{number}": dice.pick((1, 1, 2, 3)) for number in range(1, 4)}  # one limit for each key
         dice = self._of("dedupe")
@@ -108,6 +110,7 @@ class WorkMaker:
             "effects": dice.pick((0, 1, 1, 1, 2)),
             "jitter": dice.chance(1, 2),
             "retry_base_ms": dice.pick((50, 500, 500, 2_000)),
+            "timeout_ms": self._patience_ms,
         }
         at_ms = self._moment(dice)
         for name in (main, *besides):
@@ -169,7 +172,7 @@ class WorkMaker:
 
     def _dedupe(self, dice: Dice, so_far: dict[str, Any]) -> dict[str, Any]:
         fields: dict[str, Any] = {
-            "on_conflict": dice.pick(("return_existing", "return_existing", "reject")),
+            "on_conflict": dice.pick(("return_existing", "return_existing", "reject", "replace")),
             "dedupe_window_ms": self._window_ms,
             "count": min(so_far["count"], 3),
         }

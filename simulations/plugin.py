@@ -47,7 +47,7 @@ class SimPlaceholder:
         if name.startswith("__"):
             raise AttributeError(name)
         raise UsageError(
-            f"sim.{name} was used outside of an `async def` test, expected it in the test's body: each seed has its own world"
+            f"sim.{name} was used outside of an `async def` test, expected in its body: each seed has its own world"
         )
 
 

@@ -56,7 +56,8 @@ def test_what_is_not_public_is_not_there() -> None:
 
 
 def test_importing_the_package_or_the_plugin_loads_no_simulation() -> None:
-    program = "import sys, foliot, foliot.simulations.plugin; print([m for m in sys.modules if m.startswith('foliot.simulations.')])"
+    loaded = "[name for name in sys.modules if name.startswith('foliot.simulations.')]"
+    program = f"import sys, foliot, foliot.simulations.plugin; print({loaded})"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
 
     assert done.stdout.strip() == "['foliot.simulations.plugin']"

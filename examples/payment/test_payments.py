@@ -1,11 +1,13 @@
 """Charges under simulated trouble: `pytest examples/payment`. The naive one fails, and says under which seed."""
 
-import payments
+from typing import Any
+
+import payments  # type: ignore[import-not-found]
 import pytest
 from foliot.simulations import Sim
 
 
-async def charge_orders(sim: Sim, handler, monkeypatch) -> None:
+async def charge_orders(sim: Sim, handler: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     bank = sim.service("bank", key="idempotency_key", idempotent=True)
     bank.on("charge", lambda order, cents, idempotency_key: f"receipt-{order}")
     monkeypatch.setattr(payments, "bank", bank)
@@ -19,7 +21,7 @@ async def charge_orders(sim: Sim, handler, monkeypatch) -> None:
         sim.assert_once(task, "bank")
 
 
-async def test_naive_charge_on_a_good_day(sim: Sim, monkeypatch) -> None:
+async def test_naive_charge_on_a_good_day(sim: Sim, monkeypatch: pytest.MonkeyPatch) -> None:
     """The test that everybody writes. It passes."""
     bank = sim.service("bank").on("charge", lambda order, **_: f"receipt-{order}")
     monkeypatch.setattr(payments, "bank", bank)
@@ -30,17 +32,17 @@ async def test_naive_charge_on_a_good_day(sim: Sim, monkeypatch) -> None:
 
 
 @pytest.mark.sim(seeds=5)
-async def test_naive_charge(sim: Sim, monkeypatch) -> None:
+async def test_naive_charge(sim: Sim, monkeypatch: pytest.MonkeyPatch) -> None:
     """It fails: an answer was lost, or a worker died after the bank had acted."""
     await charge_orders(sim, payments.charge_naive, monkeypatch)
 
 
 @pytest.mark.sim(seeds=20)
-async def test_charge(sim: Sim, monkeypatch) -> None:
+async def test_charge(sim: Sim, monkeypatch: pytest.MonkeyPatch) -> None:
     await charge_orders(sim, payments.charge, monkeypatch)
 
 
-async def test_charge_when_its_worker_dies_after_the_bank_has_acted(sim: Sim, monkeypatch) -> None:
+async def test_charge_when_its_worker_dies_after_the_bank_has_acted(sim: Sim, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same accident on purpose: no luck needed."""
     bank = sim.service("bank", key="idempotency_key", idempotent=True)
     monkeypatch.setattr(payments, "bank", bank)

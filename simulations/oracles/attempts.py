@@ -8,7 +8,7 @@ from typing import Any
 from ...actors.messages import RetryPolicy
 from ...actors.states import FIRST_FINAL, State
 from ..history import Committed, Final, Observation, Retained
-from .tasks import Step
+from .steps import Step
 from .watch import Watch
 
 _RUNNING, _QUEUED, _RETRYING = int(State.RUNNING), int(State.QUEUED), int(State.RETRYING)
@@ -70,9 +70,8 @@ class Retries(Watch):
             if not self._is_allowed(task.kind.template.retry, task.spent, delay_ms):
                 text = f"waits {delay_ms} ms after failure {task.spent}, policy says {task.kind.template.retry}"
                 self.broken("back_off", seen.at_ns, task.id, text)
-            ended_ms = max((row[5] for row in seen.changes.attempts if row[0] == task.id), default=0)
-            if task.due_ms < ended_ms - self.bounds.skew_ms:
-                text = f"is due again {ended_ms - task.due_ms} ms before its failed attempt ended"
+            if task.due_ms < step.noted_ms - self.bounds.skew_ms:
+                text = f"is due again {step.noted_ms - task.due_ms} ms before its failed attempt ended"
                 self.broken("before_end", seen.at_ns, task.id, text)
         elif after == _RETRYING:
             self.broken("unspent", seen.at_ns, task.id, "waits for a retry without an attempt spent")

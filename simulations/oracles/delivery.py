@@ -7,7 +7,7 @@ from typing import Any
 
 from ...actors.states import FIRST_FINAL, State
 from ..history import BodyStarted, Commanded, Committed, Effect, Final, Observation, TakenBack
-from .tasks import NS, Step, Task
+from .steps import NS, Step, Task
 from .watch import Watch
 
 _COMPLETED, _CANCELLED, _RUNNING = int(State.COMPLETED), int(State.CANCELLED), int(State.RUNNING)

@@ -12,7 +12,7 @@ from ...actors.states import State
 from ...runtime.ids import to_text
 from ..history import BodyEnded, BodyStarted, Committed, Observation, ProcessChanged, TakenBack
 from ..history import Final as End
-from .tasks import NS, Step
+from .steps import NS, Step
 from .watch import Watch
 
 _RUNNING, _COMPLETED = int(State.RUNNING), int(State.COMPLETED)

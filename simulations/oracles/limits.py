@@ -18,7 +18,7 @@ from ...actors.messages import QueueConfig, TenantConfig
 from ...actors.states import State
 from ..history import BodyEnded, BodyStarted, Committed, Configured, Observation, TakenBack
 from .bounds import Bounds
-from .tasks import NS, QueueName, Task
+from .steps import NS, QueueName, Task
 from .watch import Watch
 
 _RUNNING, _QUEUED = int(State.RUNNING), int(State.QUEUED)

@@ -7,7 +7,7 @@ from ...actors.messages import Template
 from ...actors.rows import TaskRow
 from ...actors.states import FIRST_FINAL, State
 from ..history import Final
-from .tasks import NS
+from .steps import NS
 from .watch import Watch
 
 

@@ -22,7 +22,7 @@ from ...actors.messages import QueueConfig
 from ...actors.states import State
 from ...runtime.ids import to_text
 from ..history import Committed, Observation, TakenBack
-from .tasks import NS, QueueName, Step, Task
+from .steps import NS, QueueName, Step, Task
 from .watch import Watch
 
 _QUEUED: Final = int(State.QUEUED)
@@ -54,6 +54,7 @@ class Order(Watch):
 
     def reactions(self) -> dict[type[Observation], Callable[[Any], None]]:
         self._waiting: dict[Place, dict[str, dict[int, dict[int, Task]]]] = {}  # by tenant, by priority, oldest first
+        self._places: dict[tuple[int, int], Place] = {}  # by (template id, shard)
         self._lanes: dict[LaneName, Lane] = {}
         self._got: dict[QueueName, dict[str, dict[tuple[int, str], int]]] = {}
         """By tenant that waits: (its oldest task in sight, other tenant) → slots that one got meanwhile."""
@@ -86,7 +87,7 @@ class Order(Watch):
         if lane.count > self.bounds.window // 2:
             lane.over_ns = at_ns
         if _is_free(task):
-            tenants = self._waiting.setdefault(_place(task), {})
+            tenants = self._waiting.setdefault(self._place(task), {})
             tenants.setdefault(task.kind.tenant, {}).setdefault(task.priority, {})[task.id] = task
 
     def _leave(self, task: Task, at_ns: int) -> None:
@@ -95,10 +96,18 @@ class Order(Watch):
             lane.over_ns = at_ns
         lane.count -= 1
         if _is_free(task):
-            by_priority = self._waiting[_place(task)][task.kind.tenant]
+            by_priority = self._waiting[self._place(task)][task.kind.tenant]
             del by_priority[task.priority][task.id]
             if not by_priority[task.priority]:
                 del by_priority[task.priority]
+
+    def _place(self, task: Task) -> Place:
+        place = self._places.get((task.kind.template_id, task.shard))
+        if place is None:
+            template = task.kind.template
+            place = (template.pool, template.queue, task.shard, template.require, template.prefer, template.cost)
+            self._places[task.kind.template_id, task.shard] = place
+        return place
 
     # -- who was served --------------------------------------------------------------------------------------------------
 
@@ -115,7 +124,7 @@ class Order(Watch):
             if not calm or seen.at_ns < changed_ns + order_ns:
                 self._got.pop(task.queue, None)
                 continue
-            tenants = self._waiting.get(_place(task))
+            tenants = self._waiting.get(self._place(task))
             if not tenants or step.before != _QUEUED:
                 continue
             ageing_ms = self.tasks.queues.get(task.queue, _DEFAULTS).ageing_ms
@@ -171,11 +180,6 @@ def _is_free(task: Task) -> bool:
     """Tell whether nothing of the task's own can hold it back."""
     template = task.kind.template
     return not (task.key and (template.key_limit or template.key_rate))
-
-
-def _place(task: Task) -> Place:
-    template = task.kind.template
-    return (template.pool, template.queue, task.shard, template.require, template.prefer, template.cost)
 
 
 def _level(priority: int, waited_ms: int, ageing_ms: int) -> int:

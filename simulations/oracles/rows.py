@@ -13,7 +13,7 @@ from ...actors.messages import LedgerEntry
 from ...actors.states import FIRST_FINAL, TRANSITIONS, State
 from ..history import Committed, Observation, Submitted
 from ..history import Final as End
-from .tasks import Step
+from .steps import Step
 from .watch import Watch
 
 _RUNNING = int(State.RUNNING)
@@ -56,10 +56,9 @@ class Legal(Watch):
     def _check(self, step: Step, seen: Committed) -> None:
         task, before, after = step.task, step.before, step.after
         if not before:
-            first: int = next((row[2] for row in seen.changes.inserted if row[0] == task.id), after)
-            if first not in _BIRTHS:
-                self.broken("birth", seen.at_ns, task.id, f"was made {State(first).label}")
-            before = first
+            before = step.born
+            if before not in _BIRTHS:
+                self.broken("birth", seen.at_ns, task.id, f"was made {State(before).label}")
         if task.shard != seen.shard:
             self.broken("shard", seen.at_ns, task.id, f"of shard {task.shard} was changed by shard {seen.shard}")
         if before != after and (before, after) not in _PATHS:

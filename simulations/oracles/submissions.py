@@ -13,7 +13,7 @@ from ...actors.messages import Kind, TaskSpec
 from ...actors.states import FIRST_FINAL, State
 from ...runtime.ids import to_text
 from ..history import Commanded, Committed, Final, Observation, Submitted
-from .tasks import Task
+from .steps import Task
 from .watch import Watch
 
 Print = tuple[str, str, str, str, int, str, str, bytes]

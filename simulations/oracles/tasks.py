@@ -10,78 +10,13 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
-import msgspec
-
-from ...actors.messages import Kind, QueueConfig, TenantConfig
+from ...actors.messages import QueueConfig, TenantConfig
 from ...actors.states import FIRST_FINAL, State
 from ..history import Claimed, ClockChanged, Committed, Healed, Observation, ProcessChanged, Retained, TakenBack
+from .steps import NS, QueueName, Step, Task
 
-NS: Final = 1_000_000  # in a millisecond
 UNDO_MAX: Final = 20_000  # commits that can be taken back
 _QUEUED, _RUNNING = int(State.QUEUED), int(State.RUNNING)
-
-QueueName = tuple[str, str]
-"""(pool, queue)"""
-
-
-class Task(msgspec.Struct):
-    """One task as its row says, and what the row does not say: which leases and notes it had, and when."""
-
-    id: int
-    shard: int
-    kind: Kind
-    priority: int
-    lane: int
-    key: str
-    dedupe_key: str
-    payload: bytes
-    born_ns: int
-    state: int
-    due_ms: int
-    attempt: int = 0
-    session: str = ""
-    spent: int = 0
-    interruptions: int = 0
-    cancelling: int = 0
-    changed_ns: int = 0
-    leased_ns: int = 0
-    queued_ns: int = 0  # since when it has been QUEUED
-    revivals: int = 0  # how often a person had it tried again
-    revived_ns: int = -1
-    leases: list[tuple[int, str]] = []  # (attempt, session), all there were
-    noted: list[tuple[int, int]] = []  # (attempt, kind of outcome) of attempts that did not complete
-    is_shaken: bool = False  # power loss took back part of its history, so that history says nothing of it
-
-    @property
-    def queue(self) -> QueueName:
-        template = self.kind.template
-        return template.pool, template.queue
-
-
-class Step(msgspec.Struct):
-    """What one commit did to one task: a path of the state table, of which the ends are seen. `before` 0: it was born.
-    `leased`: by a lease it did not have before. `turn_ms`: when the shard decided it, by its own word."""
-
-    task: Task
-    before: int
-    after: int
-    turn_ms: int
-    was_attempt: int
-    was_session: str
-    was_spent: int
-    was_interruptions: int
-    was_due_ms: int
-    was_cancelling: int
-    was_leased_ns: int
-    was_queued_ns: int
-    was_revivals: int
-    was_revived_ns: int
-    leased: bool = False
-    revived: bool = False
-    purged: bool = False
-    error: bytes = b""
-    notes: list[tuple[int, int]] = []
-
 
 class Tasks:
     """All tasks of a run, and how calm it has been."""
@@ -141,8 +76,10 @@ class Tasks:
         steps: dict[int, Step] = {}
         self.strays = []
         notes: dict[int, list[tuple[int, int]]] = {}
-        for task_id, attempt, kind, *_ in changes.attempts:
+        ends: dict[int, int] = {}
+        for task_id, attempt, kind, _, _, ended_ms, _ in changes.attempts:
             notes.setdefault(task_id, []).append((attempt, kind))
+            ends[task_id] = max(ended_ms, ends.get(task_id, 0))
         for id, template_id, state, priority, due_ms, updated_ms, lane, key, dedupe_key, payload in changes.inserted:
             if id in self.tasks:
                 self.strays.append((id, "inserted"))
@@ -155,7 +92,7 @@ class Tasks:
             task.is_shaken = id in self.taken_back  # the number has had another owner
             if state == _QUEUED:
                 task.queued_ns = at_ns
-            steps[id] = Step(task, 0, state, updated_ms, 0, "", 0, 0, due_ms, 0, 0, 0, 0, -1)
+            steps[id] = Step(task, 0, state, updated_ms, 0, "", 0, 0, due_ms, 0, 0, 0, 0, -1, born=state)
         for id, attempt, session, updated_ms in changes.leased:
             step = self._step(id, updated_ms, at_ns, steps, "leased")
             if step is None:
@@ -193,7 +130,7 @@ class Tasks:
         for id, noted in notes.items():
             step = steps.get(id)
             if step is not None:
-                step.notes = noted
+                step.notes, step.noted_ms = noted, ends[id]
                 step.task.noted += noted
             else:
                 self.strays.append((id, "attempts"))

@@ -12,7 +12,7 @@ from typing import Any
 from ...actors.states import FIRST_FINAL, State
 from ...runtime.ids import time_of_ms
 from ..history import Committed, Observation, Submitted
-from .tasks import NS, Step
+from .steps import NS, Step
 from .watch import Watch
 
 _SCHEDULED, _RETRYING, _QUEUED, _RUNNING, _EXPIRED = (

@@ -147,13 +147,13 @@ def test_of_two_queue_actors_only_the_newer_one_leases() -> None:
     cluster = Cluster(6, shards=1)
     cluster.submit(0, 2)
     cluster.run_ms(20)
-    shard, [old, new] = "shard.0", [(1, START_MS), (2, START_MS - 5)]
+    shard, new_ms, old_ms = "shard.0", START_MS - 5, START_MS
     ids = list(cluster.actor(QUEUE)._book.known)
-    cluster.deliver(Envelope(shard, m.QueueStarted(QUEUE, *new, 0)))
-    cluster.deliver(Envelope(shard, m.GrantLeases(QUEUE, "w1", ids[:1], *old, 9)))
+    cluster.deliver(Envelope(shard, m.QueueStarted(QUEUE, 2, new_ms, 0)))
+    cluster.deliver(Envelope(shard, m.GrantLeases(QUEUE, "w1", ids[:1], 1, old_ms, 9)))
     assert cluster.running() == 0
     assert not [message for message in cluster.messages(m.ReleaseTasks) if ids[0] in message.ids]
-    cluster.deliver(Envelope(shard, m.GrantLeases(QUEUE, "w1", ids[:1], *new, 1)))
+    cluster.deliver(Envelope(shard, m.GrantLeases(QUEUE, "w1", ids[:1], 2, new_ms, 1)))
     assert cluster.running() == 1
     cluster.deliver(Envelope(shard, m.GrantLeases(QUEUE, "w1", ids[1:], 3, 0, 1)))  # heard of by its grants alone
     assert cluster.running() == 2
@@ -164,25 +164,25 @@ def test_grants_that_come_twice_or_after_they_were_given_up_lease_nothing() -> N
     cluster.submit(0, 3)
     cluster.run_ms(20)
     one, two, three = cluster.actor(QUEUE)._book.known
-    owner = cluster.actor(QUEUE)._links.owner
+    epoch, born_ms = cluster.actor(QUEUE)._links.owner
 
-    def deliver(message: Any) -> None:
-        cluster.deliver(Envelope("shard.0", message))
+    def grant(session: str, ids: list[int], number: int) -> None:
+        cluster.deliver(Envelope("shard.0", m.GrantLeases(QUEUE, session, ids, epoch, born_ms, number)))
 
-    deliver(m.GrantLeases(QUEUE, "w1", [one], *owner, 1))
-    deliver(m.GrantLeases(QUEUE, "w1", [one], *owner, 1))
-    deliver(m.GrantLeases(QUEUE, "w1", [one], *owner, 2))  # by whatever mistake, with another number
-    deliver(m.GrantLeases(QUEUE, "w2", [one], *owner, 3))
+    grant("w1", [one], 1)
+    grant("w1", [one], 1)
+    grant("w1", [one], 2)  # by whatever mistake, with another number
+    grant("w2", [one], 3)
     assert cluster.running() == 1
     assert cluster.messages(m.ReleaseTasks) == []  # it runs, so nothing has ended
-    deliver(m.ConfirmLeases(QUEUE, [one, two], *owner, 5))
+    cluster.deliver(Envelope("shard.0", m.ConfirmLeases(QUEUE, [one, two], epoch, born_ms, 5)))
     released = cluster.messages(m.ReleaseTasks)
     assert [message.ids for message in released] == [[two]]
     offered = cluster.messages(m.OfferTasks)[-1]
     assert [lot.ids for lot in offered.lots] == [[two]]
-    deliver(m.GrantLeases(QUEUE, "w1", [two], *owner, 4))  # late: given up by number 5
+    grant("w1", [two], 4)  # late: given up by number 5
     assert cluster.running() == 1
-    deliver(m.GrantLeases(QUEUE, "w1", [two, three], *owner, 6))
+    grant("w1", [two, three], 6)
     assert cluster.running() == 3
 
 

@@ -531,3 +531,153 @@ def test_an_idle_queue_is_silent_and_remembers_nothing() -> None:
     assert {shard_of(task_id) for task_id in queue.granted_ids} == {0, 1}
     book = queue.queue._book
     assert (len(book.known), book.lanes, len(book.gates)) == (0, 0, 0)
+
+
+# -- what is lost, late or comes twice -----------------------------------------------------------------------------------
+
+
+def asked(queue: QueueHarness, shard: int = 0) -> int:
+    """Return how often the shard has been asked for all it has."""
+    return sum(e.to == f"shard.{shard}" and isinstance(e.message, m.QueueStarted) for e in queue.sent)
+
+
+def test_what_comes_twice_late_or_from_a_shard_that_has_moved_is_not_taken() -> None:
+    queue = QueueHarness()
+    one, two, three = queue.new_ids(3)
+    queue.advance_ms(1_000)
+    queue.sent.clear()
+    first = m.OfferTasks(0, [m.Lot(kind(), 5, "", [one], [START_MS])], epoch=1, number=2)
+    queue.send(first, m.WithdrawTasks(0, [one], 1, 3), first)
+    assert queue.read().offered == {}
+    queue.send(m.OfferTasks(0, [m.Lot(kind(), 5, "", [two], [START_MS])], epoch=2, number=1))
+    queue.send(m.OfferTasks(0, [m.Lot(kind(), 5, "", [three], [START_MS])], epoch=1, number=4))
+    assert queue.read().offered == {5: 1}
+    assert asked(queue) == 1  # the shard began anew
+
+
+def test_a_shard_some_of_whose_messages_are_missing_is_asked_once_a_second_until_it_answers() -> None:
+    queue = QueueHarness()
+    queue.advance_ms(1_000)
+    queue.sent.clear()
+    for number in (5, 7, 9, 10):
+        queue.send(m.OfferTasks(0, [], epoch=1, number=number))
+    assert asked(queue) == 1
+    queue.advance_ms(2_500)
+    assert asked(queue) == 3
+    queue.send(queue.everything(0, epoch=1, number=11))
+    queue.send(m.OfferTasks(0, [], epoch=1, number=13))
+    assert asked(queue) == 3  # it was asked half a second ago
+    queue.advance_ms(500)
+    assert asked(queue) == 4
+    queue.send(queue.everything(0, epoch=1, number=14))
+    queue.advance_ms(60_000)
+    assert (asked(queue), asked(queue, 1)) == (4, 0)
+    assert queue.queue.due_ms() is None
+
+
+def test_what_a_shard_does_not_have_is_dropped_but_for_grants_it_has_not_seen() -> None:
+    queue = QueueHarness(concurrency=3)
+    ids = queue.offer(kind(), 2)
+    queue.credit("w1", 2)  # granted with number 1
+    other = queue.offer(kind(), 1, shard=1)
+    late = queue.offer(kind(), 2)
+    queue.credit("w1", 1)  # number 2, to shard 1
+    queue.configure(concurrency=5)
+    queue.credit("w1", 1)  # number 3
+    assert queue.granted_ids == [*ids, *other, late[0]]
+    running = m.LeasedLot(kind(), 5, "", "w1", [ids[0]])
+
+    queue.send(queue.everything(0, [m.Lot(kind(), 5, "", [ids[1]], [START_MS])], [running], granted=1))
+
+    read = queue.read()
+    assert (read.running, read.offered) == (3, {5: 1})  # one each of numbers 1, 2 and 3
+    assert queue.why(late[1]).reason == "not_offered"
+    assert queue.why(ids[1]).reason == "no_free_slot"
+
+
+def test_a_release_does_not_end_a_grant_its_shard_had_not_seen() -> None:
+    queue = QueueHarness(concurrency=1)
+    [task] = queue.offer(kind())
+    queue.credit("w1", 2)
+    owner = queue.queue._links.owner
+    queue.running.clear()
+    queue.send(queue.everything(0, [m.Lot(kind(), 5, "", [task], [START_MS])], granted=1, epoch=1, number=3))
+    assert queue.granted_ids == [task, task]
+    for release in (m.ReleaseTasks(0, [task], {}, 1, 4, owner, 1), m.ReleaseTasks(0, [task], {}, 1, 5, (9, 9), 9)):
+        queue.send(release)
+        assert queue.read().running == 1
+    queue.send(m.ReleaseTasks(0, [task], {}, 1, 6, owner, 2))
+    assert queue.read().running == 0
+
+
+def test_grants_are_confirmed_when_they_are_old_and_only_then() -> None:
+    queue = QueueHarness()
+    ids = queue.offer(kind(), 1_500)
+    queue.credit("w1", 3_000)
+    queue.sent.clear()
+    queue.advance_ms(9_999)
+    assert queue.sent == []
+    queue.advance_ms(1)
+    asked_for = [e.message for e in queue.sent if isinstance(e.message, m.ConfirmLeases)]
+    assert [message.ids for message in asked_for] == [ids[:1_024], ids[1_024:]]
+    queue.release(*ids[:1_499])
+    young = queue.offer(kind(), 1)
+    queue.credit("w1", 3_000)
+    queue.sent.clear()
+    queue.advance_ms(9_999)
+    queue.advance_ms(1)
+    assert [e.message.ids for e in queue.sent] == [[ids[-1], *young]]
+    queue.release(ids[-1], *young)
+    queue.advance_ms(20_000)
+    assert queue.queue.due_ms() is None
+
+
+def test_with_a_limit_shards_that_do_not_answer_are_waited_for_twenty_seconds() -> None:
+    queue = QueueHarness(configured=False)
+    queue.configure()
+    queue.send(queue.everything(0))
+    ids = queue.offer(kind(), 1)
+    limited = queue.offer(kind(key_limit=1), 1, key="k")
+    queue.credit("w1", 5)
+    queue.advance_ms(19_999)
+    assert queue.granted_ids == []
+    queue.advance_ms(1)
+    assert sorted(queue.granted_ids) == sorted([*ids, *limited])
+    queue.sent.clear()
+    queue.advance_ms(10_000)
+    assert asked(queue, 1) > 0  # but not forgotten
+
+
+def test_settings_that_come_late_or_from_an_old_owner_are_not_taken() -> None:
+    queue = QueueHarness(configured=False)
+    for epoch, number, paused in ((2, 2, True), (2, 1, False), (1, 9, False)):
+        queue.sent.clear()
+        queue.send(m.ConfigureQueue(m.QueueConfig("default", "mail", paused=paused), epoch, number))
+        [answer] = [e for e in queue.sent if isinstance(e.message, m.QueueConfigured)]
+        assert (answer.to, answer.message.number) == (f"shard.{slot_of(ADDRESS, 2)}", number)
+        assert queue.read().config.paused
+    queue.send(m.ConfigureQueue(m.QueueConfig("default", "mail"), 3, 1))
+    assert not queue.read().config.paused
+
+
+def test_a_queue_actor_that_begins_with_a_clock_set_back_takes_a_later_birth() -> None:
+    queue = QueueHarness(configured=False)
+    queue.send(queue.everything(0, owner=(0, START_MS + 99), granted=50))
+    assert queue.queue._links.owner == (0, START_MS + 100)
+    queue.sent.clear()
+    queue.advance_ms(1_000)
+    assert queue.sent[0].message == m.QueueStarted(ADDRESS, 0, START_MS + 100, 0)
+
+
+def test_of_two_actors_of_a_tenant_the_one_of_the_higher_epoch_counts() -> None:
+    queue = QueueHarness()
+    queue.answers_tenants = False
+    ids = queue.offer(kind(), 5)
+    queue.credit("w1", 9)
+    queue.send(m.PermitsGranted("acme", 1, 1, 900, 4))
+    queue.send(m.PermitsGranted("acme", 5, 1, 950, 3))  # the old one
+    assert queue.granted_ids == ids[:1]
+    queue.send(m.PermitsGranted("acme", 2, 1, 10, 5))  # a newer one, by a clock that was set back
+    assert queue.granted_ids == ids[:2]
+    queue.send(m.PermitsGranted("acme", 1, 1, 10, 5))
+    assert (queue.wanted()[-1].granted_by, queue.wanted()[-1].number) == (5, 10)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from foliot.actors import messages as m
 from foliot.actors.backlog import BacklogConfig
 from foliot.actors.shard import ShardConfig
 from foliot.runtime.bus import Refusal
+from foliot.runtime.hashing import slot_of
+from foliot.runtime.membership import SlotClaimed
 
 from .harness_shard import QUEUE, START_MS, ShardHarness
 
@@ -493,3 +497,104 @@ def test_a_page_that_was_read_before_a_cancel_does_not_bring_the_task_back() -> 
     shard.answer_reads()
     assert shard.state_of(stored) == "cancelled"
     assert stored not in shard.offered()
+
+
+# -- what may be lost ----------------------------------------------------------------------------------------------------
+
+
+def told(shard: ShardHarness, kind: type[Any]) -> list[Any]:
+    """Return the messages of a type since the last call."""
+    messages = shard.messages(kind)
+    shard.sent = [envelope for envelope in shard.sent if not isinstance(envelope.message, kind)]
+    return messages
+
+
+def test_a_lease_missing_from_one_heartbeat_alone_is_not_taken_for_lost(shard: ShardHarness) -> None:
+    [task] = shard.submit()
+    shard.lease(task)
+    shard.now_ms += 25_000  # no heartbeat came, or the clock was set forward while the body is under way
+    shard.deliver(m.HeldLeases("s1", [], []), request=0)
+    assert shard.state_of(task) == "running"
+    shard.deliver(m.HeldLeases("s1", [task], [1]), request=0)
+    shard.deliver(m.HeldLeases("s1", [], []), request=0)
+    assert shard.state_of(task) == "running"
+    shard.deliver(m.HeldLeases("s1", [], []), request=0)
+    assert shard.state_of(task) == "queued"
+
+
+def test_answers_that_rest_on_memory_alone_are_committed(shard: ShardHarness) -> None:
+    shard.submit(dedupe_key="k")
+    shard.submit(request_id="r")
+    for again in ({"dedupe_key": "k"}, {"dedupe_key": "k", "on_conflict": "reject"}, {"request_id": "r"}):
+        before = shard.commits
+        shard.submit(**again)
+        assert shard.commits == before + 1, again
+
+
+def test_settings_are_told_again_until_the_queue_and_the_other_shards_answer() -> None:
+    shard = ShardHarness(ShardConfig(shards=2))
+    name = next(name for name in ("a", "b", "c", "d") if slot_of(f"queue.default.{name}", 2) == 0)
+    queue, config = f"queue.default.{name}", m.QueueConfig("default", name, max_waiting=7)
+    shard.deliver(m.ConfigureQueue(config))
+    setting = m.ConfigureQueue(config, 1, 1)
+    first = [(e.to, e.message) for e in shard.sent if isinstance(e.message, m.ConfigureQueue)]
+    assert first == [(queue, setting), ("shard.1", setting)]
+    shard.sent.clear()
+    shard.deliver(m.QueueConfigured(config, 1), sender=queue, request=0)
+    shard.advance_ms(10_000)
+    assert [(e.to, e.message) for e in shard.sent] == [("shard.1", setting)]
+    shard.deliver(m.QueueConfigured(config, 0), sender="shard.1", request=0)  # an earlier one
+    shard.advance_ms(10_000)
+    assert len(shard.sent) == 2
+    shard.deliver(m.QueueConfigured(config, 1), sender="shard.1", request=0)
+    shard.advance_ms(60_000)
+    assert len(shard.sent) == 2
+    assert shard.actor.due_ms() is None
+
+
+def test_a_shard_takes_the_newest_settings_of_a_queue_from_its_home_and_answers() -> None:
+    shard = ShardHarness(ShardConfig(shards=2))
+    name = next(name for name in ("a", "b", "c", "d") if slot_of(f"queue.default.{name}", 2) == 1)
+    for epoch, number, most in ((2, 2, 2), (2, 1, 0), (1, 5, 0)):
+        config = m.QueueConfig("default", name, max_waiting=most)
+        answers = shard.deliver(m.ConfigureQueue(config, epoch, number), sender="shard.1", request=0)
+        assert answers == []
+        assert [(e.to, e.message) for e in shard.sent[-1:]] == [("shard.1", m.QueueConfigured(config, number))]
+    spec, template = m.TaskSpec(0, b""), m.Template("h", queue=name)
+    [refusal] = shard.deliver(m.SubmitTasks("acme", [template], [spec] * 2))
+    assert isinstance(refusal, Refusal)
+
+
+def test_usage_is_told_again_once_and_at_once_to_a_tenant_that_moved() -> None:
+    shard = ShardHarness(ShardConfig(shards=2))
+    shard.submit()
+    shard.advance_ms(1_000)
+    assert told(shard, m.ReportUsage) == [m.ReportUsage(0, 1, 0, 1, 1)]
+    shard.advance_ms(30_000)
+    assert told(shard, m.ReportUsage) == [m.ReportUsage(0, 1, 0, 1, 2)]
+    slot = slot_of("tenant.acme", 2)
+    shard.deliver(SlotClaimed(1 - slot, "b"), request=0)
+    assert told(shard, m.ReportUsage) == []
+    shard.deliver(SlotClaimed(slot, "b"), request=0)
+    assert told(shard, m.ReportUsage) == [m.ReportUsage(0, 1, 0, 1, 3)]
+
+
+def test_a_shard_shows_its_number_to_a_queue_while_anything_is_going_on_there(shard: ShardHarness) -> None:
+    [task] = shard.submit()
+    assert [offer.number for offer in told(shard, m.OfferTasks)] == [1]
+    shard.advance_ms(30_000)
+    assert told(shard, m.OfferTasks) == [m.OfferTasks(0, [], epoch=1, number=number) for number in (2, 3, 4)]
+    shard.report(shard.lease(task)[0])
+    shard.advance_ms(120_000)
+    shown = told(shard, m.OfferTasks)
+    assert [(offer.lots, offer.number) for offer in shown] == [([], 6)]  # 5 was the release
+    assert shard.actor.due_ms() is None
+
+
+def test_a_caller_that_waits_is_answered_in_time_though_the_clock_is_set_back(shard: ShardHarness) -> None:
+    [task] = shard.submit()
+    assert shard.deliver(m.WatchTasks("acme", [task], 5_000), sender="reply.a") == []
+    shard.now_ms -= 3_600_000
+    shard.deliver(m.ReadLedger())
+    shard.advance_ms(5_000)
+    assert shard.messages(m.TasksEnded) == [m.TasksEnded([])]

@@ -13,6 +13,7 @@ from foliot.actors.shares import PROBE_MS, ROTATE_MS
 from foliot.actors.tenant import HELD_MAX, RECOVERY_MS, TenantActor
 from foliot.runtime.actor import Turn
 from foliot.runtime.bus import Envelope, Refusal
+from foliot.runtime.hashing import slot_of
 from foliot.runtime.rng import Rng
 from msgspec.structs import replace
 
@@ -22,9 +23,9 @@ from .harness_queue import START_MS, kind
 class TenantHarness:
     """One tenant actor; time moves only when told."""
 
-    def __init__(self, *, configured: bool = True, shards: int = 2, **config: Any) -> None:
+    def __init__(self, *, configured: bool = True, shards: int = 2, epoch: int = 0, **config: Any) -> None:
         self.now_ms = START_MS
-        self.actor = TenantActor("acme", shards)
+        self.actor = TenantActor("acme", shards, epoch=epoch)
         self.sent: list[Envelope] = []
         self._request = 0
         self._run(self.actor.started)
@@ -412,3 +413,52 @@ def test_idle_queues_and_tenants_fall_silent() -> None:
             break
     assert [actor.due_ms() for actor in cluster.actors.values()] == [None] * 4
     assert REFRESH_MS < PROBE_MS
+
+
+# -- what is lost, late or comes twice -----------------------------------------------------------------------------------
+
+
+def test_reports_that_come_late_twice_or_from_an_old_owner_of_the_shard_are_not_taken() -> None:
+    tenant = TenantHarness(max_pending=10)
+    for waiting, epoch, number in ((5, 2, 7), (9, 2, 6), (9, 1, 8), (9, 2, 7)):
+        tenant.send(m.ReportUsage(0, waiting, 0, epoch, number))
+        assert tenant.ask(m.ReadTenant()).waiting == 5
+    tenant.send(m.ReportUsage(0, 1, 0, 3, 1))
+    assert tenant.ask(m.ReadTenant()).waiting == 1
+
+
+def test_before_an_old_report_keeps_tasks_out_for_long_its_shard_is_asked_again() -> None:
+    tenant = TenantHarness(max_pending=10)
+    tenant.send(m.ReportUsage(0, 10, 0, 1, 1))
+    tenant.send(m.ReportUsage(1, 0, 0, 1, 1))
+    tenant.now_ms += 9_999
+    tenant.sent.clear()
+    assert tenant.admit(1).code == "quota_exceeded"
+    assert len(tenant.sent) == 1  # the answer: the report is fresh
+    tenant.now_ms += 10_000
+    for _ in range(3):
+        sent = tenant.send(m.AdmitTasks(1), request=99)
+    assert [e.to for e in tenant.sent if isinstance(e.message, m.TenantStarted)] == ["shard.0"]
+    assert sent[-1].message.code == "quota_exceeded"
+
+
+def test_settings_are_acknowledged_and_only_newer_ones_taken() -> None:
+    tenant = TenantHarness(configured=False)
+    home = f"shard.{slot_of('tenant.acme', 2)}"
+    for epoch, number, weight in ((2, 2, 5), (2, 1, 7), (1, 9, 7)):
+        [answer] = tenant.send(m.ConfigureTenant(m.TenantConfig("acme", weight=weight), epoch, number))
+        assert (answer.to, answer.message.number) == (home, number)
+        assert tenant.ask(m.ReadTenant()).config.weight == 5
+
+
+def test_permits_are_shared_by_what_the_newest_queue_actors_say_to_the_newest_tenant_actor() -> None:
+    tenant = TenantHarness(concurrency=4, epoch=3)
+    [grant] = tenant.send(m.WantPermits("q1", 0, 9, epoch=2, born_ms=50))
+    assert grant.message.epoch == 3
+    for old in ((1, 99), (2, 49)):
+        assert tenant.want("q1", 0, 0, epoch=old[0], born_ms=old[1]) == []
+    assert tenant.want("q2", 0, 9, granted_by=4) == []  # it goes by a later actor of this tenant
+    assert tenant.want("q2", 0, 9) == [("q1", 2), ("q2", 0)]  # q1 is counted with all it may go by
+    number = tenant.number("q1")
+    assert tenant.want("q1", 0, 9, allowed=2, number=number, granted_by=2, epoch=2, born_ms=50) == [("q1", 2)]
+    assert tenant.want("q1", 0, 9, allowed=2, number=number, granted_by=3, epoch=2, born_ms=50) == [("q2", 2)]

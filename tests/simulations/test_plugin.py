@@ -174,7 +174,8 @@ def test_what_is_wrong_is_said(report: str) -> None:
 
 
 def test_a_run_that_differs_is_found(folder: Path) -> None:
-    done = pytest_in(folder, "test_suite.py", "-k", "differs or with_the_fixture", "--sim-check-determinism", "--sim-seeds", "2")
+    chosen = ("test_suite.py", "-k", "differs or with_the_fixture")
+    done = pytest_in(folder, *chosen, "--sim-check-determinism", "--sim-seeds", "2")
 
     assert "1 failed, 1 passed" in done.stdout
     assert re.search(r"NotDeterministicError: seed \d+ gave digest \w+, then \w+; expected one", done.stdout)

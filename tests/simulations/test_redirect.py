@@ -114,12 +114,16 @@ def test_work_handed_to_threads_runs_in_place() -> None:
     run(test)
 
 
-def test_everything_is_put_back() -> None:
-    before = [
-        time.time, time.sleep, time.localtime, os.urandom, random.Random.seed, uuid._generate_time_safe, socket.socket.__init__,  # type: ignore[attr-defined]
-        threading.Thread.start, subprocess.Popen.__init__, datetime.__dict__["now"], anyio.to_thread.run_sync, sys.stdout,
-        os.environ.get("TZ"), random.getstate(),
+def patched() -> list[Any]:
+    return [
+        time.time, time.sleep, time.localtime, os.urandom, random.Random.seed, vars(uuid)["_generate_time_safe"],
+        socket.socket.__init__, threading.Thread.start, subprocess.Popen.__init__, datetime.__dict__["now"],
+        anyio.to_thread.run_sync, sys.stdout, os.environ.get("TZ"), random.getstate(),
     ]  # fmt: skip
+
+
+def test_everything_is_put_back() -> None:
+    before = patched()
 
     async def test(sim: Sim) -> None:
         cluster = await sim.cluster(app, workers=2)
@@ -131,11 +135,7 @@ def test_everything_is_put_back() -> None:
     with pytest.raises(ZeroDivisionError):
         run(test)
 
-    assert before == [
-        time.time, time.sleep, time.localtime, os.urandom, random.Random.seed, uuid._generate_time_safe, socket.socket.__init__,  # type: ignore[attr-defined]
-        threading.Thread.start, subprocess.Popen.__init__, datetime.__dict__["now"], anyio.to_thread.run_sync, sys.stdout,
-        os.environ.get("TZ"), random.getstate(),
-    ]  # fmt: skip
+    assert before == patched()
     assert datetime.now(UTC).timestamp() == pytest.approx(bound_time(), abs=5)
     assert threading.active_count() < 20
 

@@ -173,7 +173,8 @@ async def test_a_task_survives_the_crash_of_its_worker(sim: Sim, kind: str) -> N
     sim.node("w1").restart()
     await sim.run_until(task.done, within="2m")
     assert task.attempt == (1 if kind == "graceful" else 2)
-    assert sim.told[0][1].startswith({"process": "w1 is killed", "power": "the machine of w1 loses power"}.get(kind, "w1 is asked"))
+    words = {"process": "w1 is killed", "power": "the machine of w1 loses power", "graceful": "w1 is asked to stop"}
+    assert sim.told[0][1] == words[kind]
 
 
 async def test_several_nodes_take_over_from_each_other(sim: Sim) -> None:

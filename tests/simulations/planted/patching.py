@@ -27,6 +27,16 @@ class CannotPlantError(AssertionError):
         self.where = where
 
 
+def _function_of(found: Any) -> Any:
+    """Return what is behind a property, a static or a class method."""
+    return found.fget if isinstance(found, property) else getattr(found, "__func__", found)
+
+
+@functools.cache  # what is on disk may change during a long hunt
+def _source_of(function: FunctionType) -> str:
+    return getattr(function, "planted_source", None) or inspect.getsource(function)
+
+
 @dataclass(frozen=True)
 class Edit:
     """`owner`: the class or module that has the function `name`. `old`, `new`: pieces of its source, indented as in it;
@@ -37,20 +47,22 @@ class Edit:
     old: str
     new: str
 
-    @functools.cache  # noqa: B019 - the edits are constants, and sources that change meanwhile no longer fit the code
     def changed(self) -> Any:
         """Return the function with the change. Raises: CannotPlantError."""
         found = inspect.getattr_static(self.owner, self.name)
-        function: FunctionType = found.fget if isinstance(found, property) else getattr(found, "__func__", found)
-        source = inspect.getsource(function)
+        function = _function_of(found)
+        source = _source_of(function)
         times = source.count(self.old)
         if times != 1:
             raise CannotPlantError(f"{self.owner.__name__}.{self.name}", self.old, times)
-        text = textwrap.dedent(source.replace(self.old, self.new))
+        source = source.replace(self.old, self.new)
+        text = textwrap.dedent(source)
         code = compile(text, f"<planted in {function.__qualname__}>", "exec", flags=_ANNOTATIONS, dont_inherit=True)
         names: dict[str, Any] = {}
         exec(code, function.__globals__, names)
-        return names[self.name]  # decorated as in the source
+        made = names[self.name]  # decorated as in the source
+        _function_of(made).planted_source = source  # so that it can be changed further
+        return made
 
     @contextmanager
     def made(self) -> Iterator[None]:

@@ -1,7 +1,7 @@
-"""Hunts every planted bug and prints how long each could hide: `python -m tests.simulations.planted.run`.
+"""Hunts every planted bug and prints how long each could hide: `python -m foliot.tests.simulations.planted.run`.
 
-Ends with `caught N of M`, and with exit code 1 if a bug was missed, a mutant of the harness went unnoticed, or the canary
-did not sing.
+Then come the mutants of the harness and the canary. Ends with exit code 1 if a bug was not caught, a mutant was not noticed,
+or the canary was not heard where it sings.
 """
 
 from __future__ import annotations
@@ -9,42 +9,82 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from typing import Final
 
 from foliot.simulations.run import run
 
+from . import canary
 from .bug import Bug, Catch, hunt
+from .mutants import MUTANTS, is_noticed
 from .queue_bugs import BUGS as QUEUE_BUGS
 from .store_bugs import BUGS as STORE_BUGS
 from .task_bugs import BUGS as TASK_BUGS
 
 BUGS: Final[tuple[Bug, ...]] = (*STORE_BUGS, *TASK_BUGS, *QUEUE_BUGS)
+CANARY_SEEDS: Final = range(300)
+
+Hunted = tuple[Catch, float]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Return the exit code."""
     parser = argparse.ArgumentParser(description="Hunt the planted bugs.")
-    parser.add_argument("words", nargs="*", help="only bugs whose name contains one of these")
+    parser.add_argument("words", nargs="*", help="only bugs whose name contains one of these; no mutants, no canary")
     parser.add_argument("--seeds", type=int, default=0, help="at most so many seeds for each bug, instead of its own budget")
+    parser.add_argument("--jobs", type=int, default=2)
     options = parser.parse_args(arguments)
     bugs = [bug for bug in BUGS if not options.words or any(word in bug.name for word in options.words)]
     print(f"{'bug':<42} {'seeds':>5} {'seconds':>8}  caught by", flush=True)
     caught = 0
-    for bug in bugs:
-        begun = time.monotonic()
-        catch = hunt(bug, run, seeds=options.seeds)
+    for catch, seconds in _hunted([bug.name for bug in bugs], options.seeds, options.jobs):
         caught += catch.identity != ""
-        print(line_of(catch, time.monotonic() - begun), flush=True)
+        print(line_of(catch, seconds), flush=True)
+    is_complete = caught == len(bugs)
+    if not options.words:
+        is_complete = _mutants() and _canary(options.jobs) and is_complete
     print(f"caught {caught} of {len(bugs)}")
-    return 0 if caught == len(bugs) else 1
+    return 0 if is_complete else 1
 
 
 def line_of(catch: Catch, seconds: float) -> str:
+    """Return a row of the table."""
     what = catch.identity or "MISSED"
     if catch.shared and not catch.identity:
         what += f" (seen without it as well: {', '.join(catch.shared)})"
     return f"{catch.bug:<42} {catch.seeds:>5} {seconds:>8.1f}  {what}"
+
+
+def _hunted(names: Iterable[str], seeds: int, jobs: int) -> Iterator[Hunted]:
+    """Hunt in processes of their own, each bug in a new one, so that nothing of a bug stays."""
+    with ProcessPoolExecutor(jobs, max_tasks_per_child=1) as pool:
+        for hunted in [pool.submit(_hunt, name, seeds) for name in names]:
+            yield hunted.result()
+
+
+def _hunt(name: str, seeds: int) -> Hunted:
+    begun = time.monotonic()
+    [bug] = [bug for bug in BUGS if bug.name == name]
+    catch = hunt(bug, run, seeds=seeds)
+    return catch, time.monotonic() - begun
+
+
+def _mutants() -> bool:
+    unsound = [mutant.name for mutant in MUTANTS if not mutant.is_sound()]
+    unnoticed = [mutant.name for mutant in MUTANTS if not is_noticed(mutant)]
+    for name in unsound:
+        print(f"the harness is not sound: {name}")
+    for name in unnoticed:
+        print(f"mutant of the harness not noticed: {name}")
+    print(f"noticed {len(MUTANTS) - len(unnoticed)} of {len(MUTANTS)} mutants of the harness", flush=True)
+    return not unsound and not unnoticed
+
+
+def _canary(jobs: int) -> bool:
+    expected, heard = canary.expected(CANARY_SEEDS), canary.heard(CANARY_SEEDS, jobs=jobs)
+    print(f"heard the canary in {len(heard)} of {len(CANARY_SEEDS)} seeds, it sings in {len(expected)}")
+    return heard == expected
 
 
 if __name__ == "__main__":

@@ -167,7 +167,7 @@ BUGS: Final = (
                 "elif task.kind.has_deadline and self._life.expire_if_late(task, turn):",
                 "elif False:",
             ),
-            Edit(Lifecycle, "overdue", "elif not self.expire_if_late(task, turn):", "else:"),
+            Edit(Lifecycle, "overdue", "elif not self.expire_if_late(task, turn):", "elif False:"),
         ),
         ("expiry",),
     ),
