@@ -101,6 +101,7 @@ class Lifecycle:
         counts.waiting += 1
         task.spent = task.interruptions = task.cancelling = 0
         task.due_ms = turn.now_ms
+        turn.changes.revived.append(task.id)
         self._to(task, _QUEUED)
         self._waiting.place(task)
 

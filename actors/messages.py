@@ -464,21 +464,25 @@ class TasksAdmitted(Message, frozen=True, tag=True):
 
 class ReportUsage(Message, frozen=True, tag=True):
     """shard → tenant. How many tasks of the tenant the shard holds; absolute, so the next one repairs a lost report.
-    `epoch`, `number`: of the shard; the highest is the newest."""
+    `epoch`, `number`: of the shard; the highest is the newest. `full`: answers TenantStarted, and `queues` are those (by
+    address, the first few hundred) in which the shard has tasks of the tenant: one of them may hold permits."""
 
     shard: int
     waiting: int
     running: int
     epoch: int = 0
     number: int = 0
+    full: bool = False
+    queues: list[str] = []
 
 
 class WantPermits(Message, frozen=True, tag=True):
     """queue → tenant. How many slots the tenant uses and could use in this queue; absolute. Answers: PermitsGranted,
-    at once and again whenever the share changes; none where the queue has the newest already.
+    at once and again whenever the share changes; none where the queue has the newest already, unless it asks for one.
 
     `allowed`, `number`, `granted_by`: of the newest PermitsGranted the queue goes by. `step`: slots of the largest task.
-    `epoch`, `born_ms`: which queue actor it is; the tenant listens to the newest only."""
+    `epoch`, `born_ms`: which queue actor it is; the tenant listens to the newest only. `refresh`: it wants to hear that the
+    tenant still knows of its permits, since it may not go by them for long otherwise."""
 
     queue: str  # address
     running: int
@@ -489,18 +493,20 @@ class WantPermits(Message, frozen=True, tag=True):
     granted_by: int = 0
     epoch: int = 0
     born_ms: int = 0
+    refresh: bool = False
 
 
 class PermitsGranted(Message, frozen=True, tag=True):
     """tenant → queue. At most `allowed` slots of the tenant may run in this queue (-1: no limit).
     `weight`: its share. A limit that is lowered or repeated is acknowledged with WantPermits. `number` grows.
-    `epoch`: of the slot the tenant actor lives in; what an older one says is ignored."""
+    `epoch`: of the slot the tenant actor lives in; what an older one says is ignored. `confirms`: nothing is new."""
 
     tenant: str
     allowed: int
     weight: int
     number: int = 0
     epoch: int = 0
+    confirms: bool = False
 
 
 class ReadTenant(Message, frozen=True, tag=True):

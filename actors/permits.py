@@ -4,7 +4,8 @@ A queue runs nothing of a tenant before the tenant's first answer. A tenant with
 of the queue every half minute of activity. For a limited one the queue reports (running, waiting) when the tenant could
 decide otherwise: it needs more than it is allowed, it no longer needs all, or it gives back what it ran too much. Reports
 are absolute and repeated every few seconds while there is demand, so a lost one only delays. Permits are given back for
-good, and not used again, once nothing has waited or run until the next such moment.
+good, and not used again, once nothing has waited or run until the next such moment. A queue that does not hear of its
+tenant for long does not use its permits either: a later actor of the tenant may not know of them.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ UNLIMITED: Final = 1 << 60
 RETRY_MS: Final = 1_000  # a first question is repeated
 REFRESH_MS: Final = 5_000  # a limited tenant is reported at least this often while there is demand
 UNLIMITED_REFRESH_MS: Final = 30_000
+PERMIT_LIFE_MS: Final = 6_000  # so long after the last word of the tenant; looked at with each report, so 11 s at most
 _SWEEP_FLOOR: Final = 1_024
 
 
@@ -29,7 +31,7 @@ class Claim:
     """One tenant in one queue; all amounts in slots."""
 
     __slots__ = (
-        "allowed", "blocked", "epoch", "given_back", "is_known", "must_tell", "next_ms", "number", "parked", "running",
+        "allowed", "blocked", "epoch", "given_back", "heard_ms", "is_known", "must_tell", "next_ms", "number", "parked", "running",
         "shares", "step", "tenant", "told_ms", "told_running", "told_want", "waiting", "weight"
     )  # fmt: skip
 
@@ -52,6 +54,7 @@ class Claim:
         self.told_running = 0
         self.told_want = 0
         self.next_ms = 0
+        self.heard_ms = 0  # when its tenant last confirmed what it holds
 
     def room(self) -> int:
         """Return how many more slots may run."""
@@ -101,6 +104,9 @@ class Permits:
         elif message.epoch < claim.epoch or message.number < claim.number:
             return None
         claim.weight = max(message.weight, 1)
+        claim.heard_ms = turn.now_ms
+        if message.confirms and message.number == claim.number:
+            return None
         if message.allowed < 0:
             self._set_unlimited(claim, message)
             return claim
@@ -130,6 +136,7 @@ class Permits:
         for claim in self._claims.values():
             claim.told_ms += by_ms
             claim.next_ms += by_ms
+            claim.heard_ms += by_ms
         self._due_ms += by_ms
 
     def flush(self, turn: Turn) -> None:
@@ -152,7 +159,9 @@ class Permits:
             if claim.next_ms > turn.now_ms:
                 continue
             if claim.running or claim.waiting:
-                self._tell(claim, turn)
+                if claim.is_known and turn.now_ms - claim.heard_ms > PERMIT_LIFE_MS:
+                    claim.allowed = min(claim.allowed, claim.running)
+                self._tell(claim, turn, refresh=True)
             else:
                 self._give_back(claim, claim.number, turn)
         self._due_ms = min((claim.next_ms for claim in self._watched), default=0)
@@ -173,7 +182,7 @@ class Permits:
     def _want(self, claim: Claim) -> int:
         return claim.running + (0 if self.paused else max(claim.waiting - claim.blocked, 0))
 
-    def _tell(self, claim: Claim, turn: Turn) -> None:
+    def _tell(self, claim: Claim, turn: Turn, *, refresh: bool = False) -> None:
         want = self._want(claim)
         claim.must_tell = False
         claim.told_ms = turn.now_ms
@@ -181,7 +190,7 @@ class Permits:
         claim.told_want = want
         message = WantPermits(
             self._queue, claim.running, want - claim.running, claim.allowed, claim.number, claim.step, claim.epoch,
-            *self.owner,
+            *self.owner, refresh,
         )  # fmt: skip
         turn.send(tenant_address(claim.tenant), message)
         if claim.allowed >= 0:

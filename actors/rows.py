@@ -66,6 +66,7 @@ class ShardChanges:
         "purged",
         "queues",
         "requests",
+        "revived",
         "shard",
         "tenants",
     )
@@ -97,6 +98,8 @@ class ShardChanges:
         """(id, attempt, permille, note, checkpoint or None to keep, updated_ms): replaced."""
         self.logs: list[tuple[int, int, int, bytes]] = []
         """(id, attempt, part, text)"""
+        self.revived: list[int] = []
+        """Ids of ended tasks that are moved out of their final state: if one was deleted meanwhile, nothing is written."""
         self.purged: list[int] = []
         """Ids to delete with all that hangs on them."""
         self.queues: list[QueueConfig] = []

@@ -33,6 +33,7 @@ class Holder:
     heard_ms: int = 0
     owner: tuple[int, int] = (0, 0)  # (epoch, born_ms) of the newest queue actor there
     is_behind: bool = True  # it has not got the newest grant
+    wants_word: bool = False  # it has, but waits for a sign of life
 
     def held(self) -> int:
         """Return how many slots must be counted for it."""
@@ -90,6 +91,7 @@ class PermitShares:
         holder.is_behind = (
             message.number != holder.number or not holder.number or message.granted_by != self._epoch
         )  # fmt: skip
+        holder.wants_word = message.refresh
         if not (holder.want or holder.allowed or holder.is_behind):
             del self._holders[message.queue]
 
@@ -158,8 +160,11 @@ class PermitShares:
                 holder.ceiling = allowed
             holder.allowed = allowed
         elif not (holder.is_behind or again):
-            return None
-        holder.is_behind = False
+            if not holder.wants_word:
+                return None
+            holder.wants_word = False
+            return holder.queue, PermitsGranted(self._tenant, allowed, self._weight, holder.number, self._epoch, True)
+        holder.is_behind = holder.wants_word = False
         return holder.queue, PermitsGranted(self._tenant, allowed, self._weight, holder.number, self._epoch)
 
     def _targets(self, holders: list[Holder]) -> dict[str, int]:

@@ -71,6 +71,12 @@ class TaskTable:
         """Return the queues with tasks that are offered or run, in a certain order."""
         return {kind.queue: None for kind in self._kinds.values() if kind.offered or kind.counts.running}
 
+    def queues_of(self, tenant: str) -> list[str]:
+        """Return the queues in which tasks of the tenant wait or run, in a certain order."""
+        kinds = self._kinds.values()
+        at_work = (kind for kind in kinds if kind.kind.tenant == tenant and (kind.counts.waiting or kind.counts.running))
+        return list(dict.fromkeys(kind.queue for kind in at_work))
+
     def kind_of(self, row: TaskRow) -> KindState:
         return self._kinds[row.template_id]
 

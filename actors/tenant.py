@@ -22,7 +22,7 @@ from .steps import Steps
 
 HELD_MAX: Final = 1_024  # requests that wait for the settings
 ADMITTED_MS: Final = 5_000  # what was admitted is in the shards, and reported, after so long
-RECOVERY_MS: Final = 6_000  # after so long every queue that holds permits has told of them
+RECOVERY_MS: Final = 15_000  # after so long nobody goes by permits any more that no later actor has confirmed
 QUOTA_RETRY_MS: Final = 1_000
 ASK_AGAIN_MS: Final = 1_000  # settings that did not arrive are asked for again, doubling ...
 ASK_AGAIN_MAX_MS: Final = 30_000  # ... up to this
@@ -47,6 +47,9 @@ class TenantActor(Actor[m.TenantMessage]):
         self._admitted_count = 0
         self._permits = PermitShares(tenant, epoch)
         self._recovered_ms = 0
+        self._unheard = dict.fromkeys(range(shards))  # shards that have not said who may hold permits
+        self._silent: dict[str, None] = {}  # queues that may, and have not told of them
+        self._heard: dict[str, None] = {}  # queues that have, as long as this matters
         self._ask_at_ms = 0
         self._ask_after_ms = ASK_AGAIN_MS
 
@@ -68,6 +71,10 @@ class TenantActor(Actor[m.TenantMessage]):
                 self._reported_by(message, turn)
             case m.WantPermits():
                 self._permits.report(message, turn.now_ms)
+                if self._recovered_ms:
+                    self._heard[message.queue] = None
+                    self._silent.pop(message.queue, None)
+                    self._recover()
                 self._share(turn)
             case m.ConfigureTenant():
                 self._configure(message, turn)
@@ -81,10 +88,10 @@ class TenantActor(Actor[m.TenantMessage]):
     def due_ms(self) -> int | None:
         if self._config is None:
             return self._ask_at_ms
-        due = self._permits.due_ms()
-        if due is not None and self._recovered_ms:
-            due = min(due, self._recovered_ms)
-        return due
+        dues = [self._permits.due_ms()]
+        if self._recovered_ms and self._config.concurrency:
+            dues += [self._recovered_ms, self._ask_at_ms if self._unheard else None]
+        return min((due for due in dues if due is not None), default=None)
 
     def on_time(self, turn: Turn) -> None:
         if turn.now_ms != self._steps.latest_ms:
@@ -94,14 +101,16 @@ class TenantActor(Actor[m.TenantMessage]):
                 self._ask_shards(turn)
             return
         if self._recovered_ms <= turn.now_ms:
-            self._recovered_ms = 0
+            self._end_recovery()
+        elif self._unheard and self._ask_at_ms <= turn.now_ms:
+            self._ask_shards(turn)
         self._permits.on_time(turn.now_ms)
         self._share(turn)
 
     # -- settings ------------------------------------------------------------------------------------------------------
 
     def _ask_shards(self, turn: Turn) -> None:
-        for shard in range(self._shards):
+        for shard in range(self._shards) if self._config is None else self._unheard:
             turn.send(shard_address(shard), m.TenantStarted(self._tenant))
         self._ask_at_ms = turn.now_ms + self._ask_after_ms
         self._ask_after_ms = min(2 * self._ask_after_ms, ASK_AGAIN_MAX_MS)
@@ -206,6 +215,10 @@ class TenantActor(Actor[m.TenantMessage]):
         self._reported[message.shard] = stamp
         self._usage[message.shard] = (message.waiting, message.running, turn.now_ms)
         self._forget_admitted(turn.now_ms)
+        if self._recovered_ms and message.full:
+            self._unheard.pop(message.shard, None)
+            self._silent.update(dict.fromkeys([queue for queue in message.queues if queue not in self._heard]))
+            self._recover()
         if self._recovered_ms:
             self._share(turn)
 
@@ -242,8 +255,17 @@ class TenantActor(Actor[m.TenantMessage]):
         for queue, grant in self._permits.grants(weight, turn.now_ms, reserved=self._reserved()):
             turn.send(queue, grant)
 
+    def _recover(self) -> None:
+        """Every queue that may hold permits of an earlier actor is known once all shards have named theirs, and those have
+        told of themselves."""
+        if not (self._unheard or self._silent):
+            self._end_recovery()
+
+    def _end_recovery(self) -> None:
+        self._recovered_ms = 0
+        self._silent.clear()
+        self._heard.clear()
+
     def _reserved(self) -> int:
-        """Return how many tasks run in queues that have not told of them since this actor began."""
-        if not self._recovered_ms:
-            return 0
-        return max(sum(running for _, running, _ in self._usage.values()) - self._permits.running, 0)
+        """Return how many slots may not be handed out: all, while a queue may hold permits that nobody has told of."""
+        return self._config.concurrency if self._recovered_ms and self._config is not None else 0

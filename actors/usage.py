@@ -6,11 +6,16 @@ tasks run, so a lost one is made good. An idle shard is silent.
 
 from __future__ import annotations
 
+from typing import Final
+
 from ..runtime.actor import Turn
 from ..runtime.hashing import slot_of
 from .addresses import tenant_address
 from .messages import ReportUsage
 from .table import TaskTable
+
+
+_QUEUES_MAX: Final = 256  # named to a tenant that began anew
 
 
 class Usage:
@@ -22,6 +27,7 @@ class Usage:
         self._interval_ms = interval_ms
         self._told: dict[str, tuple[int, int]] = {}  # by tenant
         self._lately: dict[str, None] = {}  # told since the last repetition
+        self._asked: dict[str, None] = {}  # tenants that began anew, and are told of their queues as well
         self._number = 0
         self.due_ms: int | None = None
 
@@ -36,7 +42,7 @@ class Usage:
 
     def tell(self, tenant: str, now_ms: int) -> None:
         """Tell this tenant in any case, at once."""
-        self._told.pop(tenant, None)
+        self._asked[tenant] = None
         self.due_ms = now_ms
 
     def tell_slot(self, slot: int, slots: int, now_ms: int) -> None:
@@ -50,7 +56,12 @@ class Usage:
         if self.due_ms is None or turn.now_ms < self.due_ms:
             return
         self.due_ms = None
-        for tenant, amounts in self._amounts().items():
+        all_amounts = self._amounts()
+        asked, self._asked = self._asked, {}
+        for tenant in asked:
+            self._report(tenant, all_amounts.get(tenant, (0, 0)), turn, full=True)
+            self._lately[tenant] = None
+        for tenant, amounts in all_amounts.items():
             if self._told.get(tenant) != amounts:
                 self._report(tenant, amounts, turn)
                 self._lately[tenant] = None
@@ -74,7 +85,9 @@ class Usage:
             amounts[counts.tenant] = (waiting + counts.waiting, running + counts.running)
         return amounts
 
-    def _report(self, tenant: str, amounts: tuple[int, int], turn: Turn) -> None:
+    def _report(self, tenant: str, amounts: tuple[int, int], turn: Turn, *, full: bool = False) -> None:
         self._told[tenant] = amounts
         self._number += 1
-        turn.send(tenant_address(tenant), ReportUsage(self._table.shard, *amounts, self._epoch, self._number))
+        queues = self._table.queues_of(tenant)[:_QUEUES_MAX] if full else []
+        message = ReportUsage(self._table.shard, *amounts, self._epoch, self._number, full, queues)
+        turn.send(tenant_address(tenant), message)

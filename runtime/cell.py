@@ -25,6 +25,7 @@ from .errors import (
     CommitUnknownError,
     EscalationError,
     MailboxFullError,
+    OutdatedError,
     StaleEpochError,
     StoreError,
     UnavailableError,
@@ -259,7 +260,12 @@ class Cell:
         except StaleEpochError:
             raise
         except CommitUnknownError as error:
-            await self._start_over(batch, error)
+            self.stats.unknown_commits += 1
+            log.warning("commit_unknown", address=self.address, messages=len(batch), error=str(error))
+            await self._start_over([], len(batch))
+        except OutdatedError as error:
+            log.warning("actor_outdated", address=self.address, messages=len(batch), error=str(error))
+            await self._start_over(batch, 0)
         except Exception as error:
             await self._failed(batch, current, error)
         self.stats.turns += 1
@@ -352,20 +358,19 @@ class Cell:
         self._pause_ms = min(self._config.restart_backoff_ms << doublings, self._config.restart_backoff_max_ms)
         raise _ActorFailedError from error
 
-    async def _start_over(self, batch: list[Envelope], error: CommitUnknownError) -> NoReturn:
-        """The rows of `batch` are written or not; only the store knows, and the actor of the next epoch reads it there.
-        Whoever sent these messages hears nothing and repeats what must not be lost. Raises: _ActorFailedError."""
-        self.stats.unknown_commits += 1
-        log.warning("commit_unknown", address=self.address, messages=len(batch), error=str(error))
+    async def _start_over(self, batch: list[Envelope], dropped: int) -> NoReturn:
+        """Only the store knows what is written, and the actor of the next epoch reads it there. `batch`: messages that are
+        handled again. Of those that were dropped the rows are written or not: whoever sent them hears nothing, and repeats
+        what must not be lost. Raises: _ActorFailedError."""
         await self._end_reads()
-        waiting = [envelope for envelope in self._mailbox if envelope.sender != _STORE]
+        waiting = [envelope for envelope in (*batch, *self._mailbox) if envelope.sender != _STORE]
         self._mailbox.clear()
         self._mailbox.extend(waiting)
-        self._careful = min(max(self._careful - len(batch), 0), len(waiting))
+        self._careful = min(max(self._careful - dropped, 0), len(waiting))
         doublings = min(self._unknown, 16)
         self._unknown += 1
         self._pause_ms = min(self._config.store_backoff_ms << doublings, self._config.commit_backoff_max_ms)
-        raise _ActorFailedError from error
+        raise _ActorFailedError
 
     async def _end_reads(self) -> None:
         """End what the old actor asked of the store: it is no answer for the new one."""

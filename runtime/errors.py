@@ -133,6 +133,16 @@ class CommitUnknownError(StoreError):
         self.epoch = epoch
 
 
+class OutdatedError(FoliotError):
+    """What an actor wanted to write builds on rows that were deleted meanwhile. Nothing was written."""
+
+    code = "outdated"
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{what}; nothing was written, and the actor has to read the store again")
+        self.what = what
+
+
 class DiskFullError(StoreError):
     """No room for new rows. Nothing accepted is lost; work goes on when there is room."""
 

@@ -213,6 +213,8 @@ class Oracle:
     """One invariant, checked as the run goes on. Sees every observation in order, then the end."""
 
     name = ""
+    kinds: tuple[type[Observation], ...] | None = None
+    """The observations it wants to see; None: all."""
 
     def __init__(self) -> None:
         self.violations: list[Violation] = []

@@ -38,6 +38,7 @@ from .world import World
 
 T = TypeVar("T")
 _STEPS_MAX: Final = 20_000_000
+_GARBAGE_MAX: Final = 300_000  # objects that were left by runs, before they are collected
 _STOP_NS: Final = 90 * NS
 
 
@@ -64,7 +65,8 @@ def run(case: Case, *, keep_trace: bool = False, level: int = SEMANTIC, oracles:
     finally:
         if was_collecting:
             gc.enable()
-        gc.collect()
+        if gc.get_count()[0] > _GARBAGE_MAX:
+            gc.collect()
     return run_.result()
 
 

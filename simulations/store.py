@@ -17,6 +17,7 @@ from ..runtime.errors import CommitUnknownError, StaleEpochError, StoreError
 from ..runtime.ids import to_text
 from ..stores import sqlite_lists, sqlite_rows
 from ..stores.port import StoreStats, TaskDetail, TaskFilter
+from ..stores.sqlite_file import refused
 from ..stores.sqlite_turn import Turn
 from .history import Claimed, Committed, Retained
 from .process import Process
@@ -144,8 +145,10 @@ class SimStore:
         if trouble != "unknown_undone":
             try:
                 result = action()
-            except (sqlite3.Error, StaleEpochError) as raised:
+            except StaleEpochError as raised:
                 error = raised
+            except sqlite3.Error as raised:
+                error = refused(raised, "the simulated database")
         if trouble and error is None:
             error = unknown
         lost = unknown or StoreError(f"{what}: no answer came from the database")

@@ -68,6 +68,7 @@ class World:
 
         self.is_over = False
         self._watchers = list(watchers)
+        self._watching: dict[type[Observation], list[Oracle]] = {}
         self._store_bits: dict[str, Callable[[int], int]] = {}
         self._db_down = 0
         db = self.add_machine(database_on or ("n1" if options.embedded else DB))
@@ -76,8 +77,14 @@ class World:
     # -- observing ---------------------------------------------------------------------------------------------------
 
     def observe(self, seen: Observation) -> None:
-        """Tell the watchers."""
-        for watcher in self._watchers:
+        """Tell the watchers that want to know."""
+        watchers = self._watching.get(type(seen))
+        if watchers is None:
+            kind = type(seen)
+            watchers = self._watching[kind] = [
+                watcher for watcher in self._watchers if watcher.kinds is None or kind in watcher.kinds
+            ]
+        for watcher in watchers:
             watcher.see(seen)
 
     def count(self, name: str, by: int = 1) -> None:
@@ -146,7 +153,7 @@ class World:
             return
         left = [
             ("task", task.get_name()) for task in process.lane.tasks
-            if not task.done() and task.get_name() not in ("stop", "stubborn")
+            if not task.done() and task.get_name() not in ("stop", "stubborn", "purge")
         ]  # fmt: skip
         if process.bus is not None:
             left += [("binding", address) for address in process.bus.left]
@@ -306,6 +313,7 @@ class World:
             if program.process is not None:
                 program.process.is_dead = True
         self._watchers.clear()
+        self._watching.clear()
         self.loop.tear_down()
         self.database.close()
 

@@ -12,9 +12,10 @@ import stat
 from pathlib import Path
 from typing import Final
 
-from ..runtime.errors import DiskFullError, FoliotError, StoreError, StoreUnusableError, UsageError
+from ..runtime.errors import DiskFullError, FoliotError, OutdatedError, StoreError, StoreUnusableError, UsageError
 from ..runtime.ids import MAX_SHARDS
 from .migrate import UnknownHistoryError, migrate_sqlite, migrations_for, schema_version
+from .sqlite_staged import GONE
 
 APPLICATION_ID: Final = 0x466F6C74
 """Marks the file as Foliot's: "Folt"."""
@@ -209,6 +210,8 @@ def unusable(error: sqlite3.Error, path: str) -> FoliotError:
 
 def refused(error: sqlite3.Error, path: str) -> FoliotError:
     """Return the error for a statement that failed on an open database."""
+    if str(error) == GONE:
+        return OutdatedError(GONE)
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     match code:
         case sqlite3.SQLITE_FULL:

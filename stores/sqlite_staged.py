@@ -28,6 +28,7 @@ from .sqlite_turn import (
     PURGED,
     QUEUE,
     REQUEST,
+    REVIVED,
     TENANT,
     WIDTH,
     Turn,
@@ -37,6 +38,7 @@ _SIZES: Final = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 38
 MAX_STAGED: Final = _SIZES[-1]  # rows to a statement, 20,480 variables; larger groups take several
 STALE: Final = "stale epoch"
 _GO: Final = -1
+GONE: Final = "a task to be revived was deleted"
 
 LABELS_SQL: Final = "case state {} end".format(
     " ".join([f"when {int(state)} then '{state.label}'" for state in State if state.is_final])
@@ -68,6 +70,8 @@ end
 """
 _RARE: Final = f"""
 create temp trigger go_apply_rare instead of insert on go_rare begin
+    select raise(abort, '{GONE}') from stage
+        where n > new.ended and c1 = {REVIVED} and not exists (select 1 from tasks where tasks.id = c2);
     insert into kinds (template_id, tenant, handler, queue, pool, body)
         select c2, c3, c4, c5, c6, c7 from stage where n > new.ended and c1 = {KIND} on conflict do nothing;
     insert into attempts (id, attempt, kind, session, started_ms, ended_ms, error)

@@ -19,7 +19,7 @@ WIDTH: Final = 10
 SMALL_MAX: Final = 4  # rows of tasks: up to here a statement each is faster than a step for all
 _NOTHING: Final = bytearray()
 
-(FENCE, KIND, ATTEMPT, PAYLOAD, DEDUPE, REQUEST, PROGRESS, LOG, PURGED, QUEUE, TENANT, LEDGER) = range(1, 13)
+(FENCE, KIND, ATTEMPT, PAYLOAD, DEDUPE, REQUEST, PROGRESS, LOG, PURGED, QUEUE, TENANT, LEDGER, REVIVED) = range(1, 14)
 
 
 class Turn:
@@ -61,6 +61,8 @@ class Turn:
             others += [(PROGRESS, *row) for row in changes.progress]
         if changes.logs:
             others += [(LOG, *row) for row in changes.logs]
+        if changes.revived:
+            others += [(REVIVED, task_id) for task_id in changes.revived]
         if changes.purged:
             others += [(PURGED, task_id) for task_id in changes.purged]
         if changes.queues:

@@ -21,6 +21,7 @@ class Watch(Oracle):
         self._reactions: dict[type[Observation], Callable[[Any], None]] = {
             **dict.fromkeys(self.tasks.kinds_taken, _nothing), **self.reactions()
         }  # fmt: skip
+        self.kinds = tuple(self._reactions)
 
     def reactions(self) -> dict[type[Observation], Callable[[Any], None]]:
         """Return what to call for which kind of observation; the shared tasks have taken it in before."""

@@ -681,3 +681,15 @@ def test_of_two_actors_of_a_tenant_the_one_of_the_higher_epoch_counts() -> None:
     assert queue.granted_ids == ids[:2]
     queue.send(m.PermitsGranted("acme", 1, 1, 10, 5))
     assert (queue.wanted()[-1].granted_by, queue.wanted()[-1].number) == (5, 10)
+
+
+def test_permits_given_back_to_an_old_actor_of_a_tenant_say_nothing_of_what_a_newer_one_grants() -> None:
+    queue = QueueHarness()
+    queue.answers_tenants = False
+    queue.credit("w1", 9)
+    [first] = queue.offer(kind())
+    queue.withdraw(first)
+    queue.send(m.PermitsGranted("acme", 3, 1, 900, 4))  # nothing needs it: given back
+    [task] = queue.offer(kind())
+    queue.send(m.PermitsGranted("acme", 3, 1, 10, 5))
+    assert queue.granted_ids == [task]

@@ -525,7 +525,10 @@ def test_a_lease_missing_from_one_heartbeat_alone_is_not_taken_for_lost(shard: S
 def test_answers_that_rest_on_memory_alone_are_committed(shard: ShardHarness) -> None:
     shard.submit(dedupe_key="k")
     shard.submit(request_id="r")
-    for again in ({"dedupe_key": "k"}, {"dedupe_key": "k", "on_conflict": "reject"}, {"request_id": "r"}):
+    repeated: tuple[dict[str, Any], ...] = (
+        {"dedupe_key": "k"}, {"dedupe_key": "k", "on_conflict": "reject"}, {"request_id": "r"}
+    )  # fmt: skip
+    for again in repeated:
         before = shard.commits
         shard.submit(**again)
         assert shard.commits == before + 1, again
@@ -576,7 +579,7 @@ def test_usage_is_told_again_once_and_at_once_to_a_tenant_that_moved() -> None:
     shard.deliver(SlotClaimed(1 - slot, "b"), request=0)
     assert told(shard, m.ReportUsage) == []
     shard.deliver(SlotClaimed(slot, "b"), request=0)
-    assert told(shard, m.ReportUsage) == [m.ReportUsage(0, 1, 0, 1, 3)]
+    assert told(shard, m.ReportUsage) == [m.ReportUsage(0, 1, 0, 1, 3, True, [QUEUE])]
 
 
 def test_a_shard_shows_its_number_to_a_queue_while_anything_is_going_on_there(shard: ShardHarness) -> None:
@@ -598,3 +601,16 @@ def test_a_caller_that_waits_is_answered_in_time_though_the_clock_is_set_back(sh
     shard.deliver(m.ReadLedger())
     shard.advance_ms(5_000)
     assert shard.messages(m.TasksEnded) == [m.TasksEnded([])]
+
+
+def test_what_a_queue_is_told_in_full_is_one_message_and_in_order(shard: ShardHarness) -> None:
+    later, sooner = shard.submit(delay_ms=2_000)[0], shard.submit(delay_ms=1_000)[0]
+    shard.advance_ms(2_000)
+    shard.sent.clear()
+    submit = m.SubmitTasks("acme", [m.Template("app.noop")], [m.TaskSpec(0, b"p")])
+    shard.deliver(submit, m.QueueStarted(QUEUE, 3, 70, 9))
+    [offer] = shard.messages(m.OfferTasks)
+    [lot] = offer.lots
+    assert (offer.full, offer.owner, offer.granted) == (True, (3, 70), 9)
+    assert lot.ids[:2] == [sooner, later]
+    assert (len(lot.ids), lot.ready_ms) == (3, sorted(lot.ready_ms))

@@ -23,12 +23,16 @@ from .harness_queue import START_MS, kind
 class TenantHarness:
     """One tenant actor; time moves only when told."""
 
-    def __init__(self, *, configured: bool = True, shards: int = 2, epoch: int = 0, **config: Any) -> None:
+    def __init__(
+        self, *, configured: bool = True, recovered: bool = True, shards: int = 2, epoch: int = 0, **config: Any
+    ) -> None:  # fmt: skip
         self.now_ms = START_MS
         self.actor = TenantActor("acme", shards, epoch=epoch)
         self.sent: list[Envelope] = []
         self._request = 0
         self._run(self.actor.started)
+        for shard in range(shards if recovered else 0):
+            self.send(m.ReportUsage(shard, 0, 0, full=True))
         if configured:
             self.configure(**config)
 
@@ -57,7 +61,7 @@ class TenantHarness:
     def admit(self, count: int) -> Any:
         return self.ask(m.AdmitTasks(count))
 
-    def want(self, queue: str, running: int, waiting: int, **fields: int) -> list[tuple[str, int]]:
+    def want(self, queue: str, running: int, waiting: int, **fields: Any) -> list[tuple[str, int]]:
         """A queue reports; return (queue, allowed) of what is told to whom."""
         sent = self.send(m.WantPermits(queue, running, waiting, **fields))
         return [(envelope.to, envelope.message.allowed) for envelope in sent]
@@ -256,14 +260,38 @@ def test_a_queue_that_wants_nothing_is_forgotten_and_one_that_fell_silent_is_ask
 
 
 def test_after_a_restart_what_runs_elsewhere_is_left_alone_until_all_queues_have_told() -> None:
-    tenant = TenantHarness(configured=False)
-    tenant.send(m.ReportUsage(0, 10, 3))
+    tenant = TenantHarness(configured=False, recovered=False)
+    tenant.send(m.ReportUsage(0, 10, 0, full=True, queues=["q1", "q2"]))
     tenant.configure(concurrency=4)
-    assert tenant.want("q1", 0, 9) == [("q1", 1)]  # three run in queues that have not spoken yet
-    assert tenant.want("q2", 3, 0, allowed=3, number=START_MS - 5) == [("q2", 2)]
+    assert tenant.want("q1", 0, 9) == [("q1", 0)]  # a shard and a queue have not spoken yet
+    tenant.send(m.ReportUsage(1, 0, 0, full=True))
+    assert tenant.number("q1")
+    told = tenant.want("q2", 0, 1, allowed=3, number=START_MS - 5)  # it runs nothing, but may go by what it was granted
+    assert dict(told) == {"q1": 1, "q2": 1}  # together with the three it may still go by, four
+
+
+def test_a_queue_that_never_tells_holds_up_the_others_no_longer_than_its_permits_last() -> None:
+    tenant = TenantHarness(configured=False, recovered=False)
+    for shard in range(2):
+        tenant.send(m.ReportUsage(shard, 10, 0, full=True, queues=["q1", "gone"]))
+    tenant.configure(concurrency=4)
+    assert tenant.want("q1", 0, 9) == [("q1", 0)]
+
     tenant.advance_ms(RECOVERY_MS)
-    assert tenant.want("q2", 0, 0, allowed=2, number=tenant.number("q2")) == [("q1", 2), ("q2", 0)]
-    assert tenant.want("q2", 0, 0, allowed=0, number=tenant.number("q2")) == [("q1", 4)]
+
+    assert tenant.want("q1", 0, 9, allowed=0, number=tenant.number("q1")) == [] or tenant.sent[-1].message.allowed == 4
+    assert [e.message.allowed for e in tenant.sent if isinstance(e.message, m.PermitsGranted)][-1] == 4
+
+
+def test_shards_that_did_not_answer_are_asked_again() -> None:
+    tenant = TenantHarness(configured=False, recovered=False)
+    tenant.send(m.ReportUsage(0, 0, 0, full=True))
+    tenant.configure(concurrency=4)
+    tenant.sent.clear()
+
+    tenant.advance_ms(1_500)
+
+    assert [e.to for e in tenant.sent if isinstance(e.message, m.TenantStarted)] == ["shard.1"]
 
 
 def settle(tenant: TenantHarness, wants: dict[str, int], *, step: int = 1) -> dict[str, int]:

@@ -93,7 +93,9 @@ def test_a_queue_at_work_keeps_the_slot_but_others_are_asked_before_long() -> No
 
 @given(
     free=st.integers(-5, 300),
-    queues=st.lists(st.tuples(st.booleans(), st.integers(0, 50), st.integers(-3, 300), st.integers(0, 3), st.integers(1, 9)), min_size=1),
+    queues=st.lists(
+        st.tuples(st.booleans(), st.integers(0, 50), st.integers(-3, 300), st.integers(0, 3), st.integers(1, 9)), min_size=1
+    ),
 )
 def test_credits_never_exceed_the_free_slots_or_the_room(free: int, queues: list[tuple[bool, int, int, int, int]]) -> None:
     made = lines(len(queues))

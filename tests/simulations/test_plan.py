@@ -179,7 +179,7 @@ def test_every_act_and_every_option_of_a_task_is_drawn(drawn: list[Case]) -> Non
         values = Counter(getattr(submit, field) == default for submit in submits)
         assert values[False] > 500, field
         assert values[True] > 500, field
-    assert {submit.on_conflict for submit in submits} == {"return_existing", "reject"}
+    assert {submit.on_conflict for submit in submits} == {"return_existing", "reject", "replace"}
     assert {submit.delivery for submit in submits} == {"at_least_once", "at_most_once", "exactly_once"}
 
 

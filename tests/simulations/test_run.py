@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from foliot.simulations.case import Cancel, Case, Crash, CrashAt, Options, Pause, Submit, Timings, encode_case
+from foliot.simulations.case import Cancel, Case, Crash, CrashAt, Options, Pause, Submit, Timings, Work, encode_case
 from foliot.simulations.plan import plan
 from foliot.simulations.run import run
 
@@ -15,7 +15,7 @@ QUICK = Timings(
     worker_heartbeat_ms=1_000, worker_dead_ms=3_000, node_heartbeat_ms=300, node_dead_ms=1_100, reconcile_ms=1_000
 )
 SMALL = Options(nodes=2, workers=2, slots=2, concurrency=2, duration_ms=4_000, heal_ms=60_000, timings=QUICK)
-WORK = [
+WORK: list[Work] = [
     Submit(at_ms=600, ref="a", count=2, delivery="exactly_once"),
     Submit(at_ms=700, ref="b", acts=["fail", "ok"], retry_base_ms=100, dedupe_key="k"),
     Submit(at_ms=700, ref="e", delay_ms=700, delivery="at_most_once"),

@@ -26,7 +26,8 @@ def test_two_hundred_seeds_hold_every_invariant_and_some_of_them_are_run_twice()
     for outcome in campaign(Plan(jobs=2, check_percent=5), SEEDS):
         for name, count in outcome.figures.items():
             reached[name] = reached.get(name, 0) + count
-        broken += [f"seed {outcome.seed} ({outcome.profile}): {found.identity}: {found.text}" for found in outcome.violations]
+        name = f"seed {outcome.seed} ({outcome.profile})"
+        broken += [f"{name}: {found.identity}: {found.text}" for found in outcome.violations]
 
     assert broken == []
     rare = ("fault.", "crash_at.", "point.", "work.")
