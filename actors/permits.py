@@ -74,6 +74,7 @@ class Permits:
         self._due_ms = 0  # no watched claim is due before
         self._sweep_at = _SWEEP_FLOOR
         self.paused = False
+        self.is_partial = True  # not all that runs is known yet
 
     def __len__(self) -> int:
         return len(self._claims)
@@ -139,8 +140,15 @@ class Permits:
             claim.heard_ms += by_ms
         self._due_ms += by_ms
 
-    def flush(self, turn: Turn) -> None:
-        """Send the reports that this turn's changes call for."""
+    def flush(self, turn: Turn, *, is_partial: bool) -> None:
+        """Send the reports that this turn's changes call for. `is_partial`: not all that runs is known yet; once it is,
+        tenants with a limit are told again."""
+        if self.is_partial and not is_partial:
+            for claim in self._claims.values():
+                if claim.allowed >= 0 or not claim.is_known:
+                    claim.must_tell = True
+                    self._changed[claim] = None
+        self.is_partial = is_partial
         if self._changed:
             for claim in self._changed:
                 if claim.must_tell or self._is_worth_telling(claim, turn.now_ms):
@@ -190,7 +198,7 @@ class Permits:
         claim.told_want = want
         message = WantPermits(
             self._queue, claim.running, want - claim.running, claim.allowed, claim.number, claim.step, claim.epoch,
-            *self.owner, refresh,
+            *self.owner, refresh, self.is_partial,
         )  # fmt: skip
         turn.send(tenant_address(claim.tenant), message)
         if claim.allowed >= 0:

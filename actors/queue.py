@@ -102,7 +102,7 @@ class QueueActor(Actor[m.QueueMessage]):
             self._take_time(turn)
         if self._credits.free and self._book.waiting_total:
             self._match(turn)
-        self._permits.flush(turn)
+        self._permits.flush(turn, is_partial=bool(self._links.unheard))
         if self._confirm_ms is None and self._book.grants:
             self._confirm_ms = turn.now_ms + self._reconcile_ms
 

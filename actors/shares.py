@@ -81,6 +81,13 @@ class PermitShares:
             holder.ceiling = message.allowed if message.number else 0
         elif owner < holder.owner:
             return
+        elif message.partial:  # what was known of it stays, until it has heard what runs
+            holder.running = max(holder.running, message.running)
+            holder.want = max(holder.want, message.running + message.waiting)
+            holder.heard_ms = now_ms
+            holder.is_behind = message.number != holder.number or message.granted_by != self._epoch
+            holder.wants_word = message.refresh
+            return
         elif message.number == holder.number and message.granted_by == self._epoch:
             holder.allowed = holder.ceiling = message.allowed  # 0 if it gave back what it was granted under that number
         holder.running = message.running

@@ -71,7 +71,7 @@ class TenantActor(Actor[m.TenantMessage]):
                 self._reported_by(message, turn)
             case m.WantPermits():
                 self._permits.report(message, turn.now_ms)
-                if self._recovered_ms:
+                if self._recovered_ms and not message.partial:
                     self._heard[message.queue] = None
                     self._silent.pop(message.queue, None)
                     self._recover()

@@ -490,3 +490,18 @@ def test_permits_are_shared_by_what_the_newest_queue_actors_say_to_the_newest_te
     number = tenant.number("q1")
     assert tenant.want("q1", 0, 9, allowed=2, number=number, granted_by=2, epoch=2, born_ms=50) == [("q1", 2)]
     assert tenant.want("q1", 0, 9, allowed=2, number=number, granted_by=3, epoch=2, born_ms=50) == [("q2", 2)]
+
+
+def test_what_a_queue_says_before_it_has_heard_all_shards_takes_nothing_from_what_is_known_of_it() -> None:
+    tenant = TenantHarness(concurrency=3)
+    tenant.want("q1", 0, 9, epoch=1)
+    tenant.want("q1", 3, 6, allowed=3, number=tenant.number("q1"), epoch=1)
+    tenant.want("q2", 0, 9)
+
+    # Its actor begins anew elsewhere, and has heard of one of the three tasks that run.
+    tenant.want("q1", 1, 0, epoch=2, partial=True)
+    grants = [e.message for e in tenant.sent if isinstance(e.message, m.PermitsGranted) and e.to == "q2"]
+    assert [grant.allowed for grant in grants] == [0]
+
+    tenant.want("q1", 1, 0, allowed=tenant.sent[-1].message.allowed, number=tenant.number("q1"), epoch=2)
+    assert [e.message.allowed for e in tenant.sent if e.to == "q2"][-1] >= 1
