@@ -482,8 +482,8 @@ class WantPermits(Message, frozen=True, tag=True):
 
     `allowed`, `number`, `granted_by`: of the newest PermitsGranted the queue goes by. `step`: slots of the largest task.
     `epoch`, `born_ms`: which queue actor it is; the tenant listens to the newest only. `refresh`: it wants to hear that the
-    tenant still knows of its permits, since it may not go by them for long otherwise. `partial`: not every shard has told the
-    queue what runs, so it may be more."""
+    tenant still knows of its permits, since it may not go by them for long otherwise. `partial`: not every shard has told
+    the queue what runs, so it may be more."""
 
     queue: str  # address
     running: int

@@ -23,7 +23,7 @@ UNLIMITED: Final = 1 << 60
 RETRY_MS: Final = 1_000  # a first question is repeated
 REFRESH_MS: Final = 5_000  # a limited tenant is reported at least this often while there is demand
 UNLIMITED_REFRESH_MS: Final = 30_000
-PERMIT_LIFE_MS: Final = 6_000  # so long after the last word of the tenant; looked at with each report, so 11 s at most
+PERMIT_LIFE_MS: Final = 6_000  # after the last word of the tenant; looked at with each report, so 11 s at most
 _SWEEP_FLOOR: Final = 1_024
 
 

@@ -14,7 +14,6 @@ from .addresses import tenant_address
 from .messages import ReportUsage
 from .table import TaskTable
 
-
 _QUEUES_MAX: Final = 256  # named to a tenant that began anew
 
 
