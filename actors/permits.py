@@ -31,7 +31,8 @@ class Claim:
     """One tenant in one queue; all amounts in slots."""
 
     __slots__ = (
-        "allowed", "blocked", "epoch", "given_back", "heard_ms", "is_known", "must_tell", "next_ms", "number", "parked", "running",
+        "allowed", "blocked", "epoch", "given_back", "heard_ms", "is_known", "must_tell", "next_ms", "number", "parked",
+        "running",
         "shares", "step", "tenant", "told_ms", "told_running", "told_want", "waiting", "weight"
     )  # fmt: skip
 
