@@ -88,8 +88,9 @@ class WorkerConfig:
     progress_interval_ms: int = 250
 
     def __post_init__(self) -> None:
-        for name in ("concurrency", "threads", "heartbeat_interval_ms", "unanswered_max", "seen_max", "routes_max"):
+        for name in ("concurrency", "threads", "unanswered_max", "seen_max", "routes_max"):
             count_option(name, getattr(self, name), 1, 10_000_000, "worker")
+        count_option("heartbeat_interval_ms", self.heartbeat_interval_ms, 1, 10**10, "worker")
         for name in ("drain_grace_ms", "stop_grace_ms", "report_grace_ms", "halt_report_ms", "hold_ms"):
             count_option(name, getattr(self, name), 0, 10**12, "worker")
         count_option("processes", self.processes.limit, 1, 10_000, "worker")

@@ -40,7 +40,7 @@ R = TypeVar("R")
 WITHIN: Final = "1d"
 """How long a test waits for a result if it says nothing else: simulated time, so it costs little."""
 _UP_MS: Final = 60_000  # so long the cluster may take to come up
-_QUIET: Final = 720  # by how much an idle cluster stretches its spans; heartbeats allow no more
+_QUIET: Final = 20_000  # by how much an idle cluster stretches its spans
 _QUIET_HORIZON_MS: Final = 400 * 86_400_000  # so far ahead timers are in memory
 TEST: Final = "test"
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from ..runtime.clock import Timer
+from ..runtime.clock import SET_BACK_MS, Timer
 from .loop import MS, NS, Lane, SimLoop, Step, Stopwatch
 
 _MILLION: Final = 1_000_000
@@ -64,34 +64,34 @@ class Machine(Stopwatch):
         """Set the wall clock forward or back."""
         self._rebase()
         self._wall_ns += by_ns
-        self._look_again(forward=by_ns > 0)
+        self._look_again()
 
     def freeze(self) -> None:
         """Let the wall clock stand still."""
         self._rebase()
         self._is_frozen = True
-        self._look_again(forward=False)
+        self._look_again()
 
     def unfreeze(self) -> None:
         """Let the wall clock go on from where it stands."""
         self._rebase()
         self._is_frozen = False
-        self._look_again(forward=False)
+        self._look_again()
 
     def drift(self, ppm: int) -> None:
         """Let both clocks run that much faster, in parts per million."""
         self._rebase()
         self._ppm = ppm
-        self._look_again(forward=False)
+        self._look_again()
 
     def _rebase(self) -> None:
         now_ns = self._loop.now_ns
         self._mono_ns, self._wall_ns = self.mono_ns(now_ns), self.wall_ns(now_ns)
         self._at_ns = now_ns
 
-    def _look_again(self, *, forward: bool) -> None:
+    def _look_again(self) -> None:
         for timer in list(self._timers):
-            timer.look_again(forward=forward)
+            timer.look_again()
 
     def add(self, timer: WallTimer) -> None:
         self._timers[timer] = None
@@ -103,11 +103,12 @@ class Machine(Stopwatch):
 class WallTimer:
     """A pending call on a machine's wall clock.
 
-    As the real one it waits on the monotonic clock and looks at the wall clock every ten seconds: a clock that was set
-    forward is noticed at the next look. Those looks cost nothing here while nobody sets the clock.
+    As the real one it waits on the monotonic clock and looks at the wall clock every ten seconds: a clock that was set is
+    noticed at the next look, and if it was set back by a second or more, the call is made then. Those looks cost nothing
+    here while nobody sets the clock.
     """
 
-    __slots__ = ("_callback", "_lane", "_loop", "_machine", "_set_ns", "_step", "_when_ns")
+    __slots__ = ("_apart_ns", "_callback", "_lane", "_loop", "_machine", "_moment_ns", "_set_ns", "_step", "_when_ns")
 
     def __init__(self, machine: Machine, loop: SimLoop, when_ns: int, callback: Callable[[], None]) -> None:
         self._machine = machine
@@ -116,38 +117,40 @@ class WallTimer:
         self._when_ns = when_ns
         self._callback = callback
         self._set_ns = loop.now_ns
-        self._step: Step | None = None
+        self._apart_ns = self._apart()
         machine.add(self)
-        self._arm(0)
+        moment_ns = machine.moment_of_wall(when_ns)
+        self._arm(loop.now_ns + _LOOK_NS if moment_ns is None else moment_ns)
 
-    def look_again(self, *, forward: bool) -> None:
-        """The wall clock was changed."""
-        if self._step is not None:
-            self._step.cancel()
+    def look_again(self) -> None:
+        """The wall clock was changed: it looks as soon as it would have."""
+        self._step.cancel()
         if self._lane.is_dead:
             self._machine.discard(self)
             return
         looks = -(-(self._loop.now_ns - self._set_ns) // _LOOK_NS)
-        self._arm(self._set_ns + looks * _LOOK_NS if forward else 0)
+        self._arm(min(self._set_ns + looks * _LOOK_NS, self._moment_ns))
 
-    def _arm(self, earliest_ns: int) -> None:
-        moment = self._machine.moment_of_wall(self._when_ns)
-        if moment is None:
-            self._step = None
-        else:
-            self._step = self._loop.at(max(moment, earliest_ns, self._loop.now_ns), self._lane, self._fire)
+    def _arm(self, moment_ns: int) -> None:
+        self._moment_ns = max(moment_ns, self._loop.now_ns)
+        self._step: Step = self._loop.at(self._moment_ns, self._lane, self._fire)
 
     def _fire(self) -> None:
-        if self._machine.wall_ns(self._loop.now_ns) < self._when_ns:  # set back while its lane stood still
-            self._arm(0)
+        missing_ns = self._when_ns - self._machine.wall_ns(self._loop.now_ns)
+        was_set_back = self._apart() <= self._apart_ns - SET_BACK_MS * MS
+        if missing_ns > 0 and not was_set_back:
+            self._arm(self._loop.now_ns + min(max(missing_ns, MS), _LOOK_NS))
             return
         self._machine.discard(self)
         self._callback()
 
+    def _apart(self) -> int:
+        now_ns = self._loop.now_ns
+        return self._machine.wall_ns(now_ns) - self._machine.mono_ns(now_ns)
+
     def cancel(self) -> None:
         self._machine.discard(self)
-        if self._step is not None:
-            self._step.cancel()
+        self._step.cancel()
 
 
 class SimClock:
