@@ -1,11 +1,12 @@
 """A queue's side of tenants' concurrency: what each tenant may run here, and when to ask for more or give back.
 
-A queue runs nothing of a tenant before the tenant's first answer. A tenant without a limit is asked once, and reminded
-of the queue every half minute of activity. For a limited one the queue reports (running, waiting) when the tenant could
+A queue runs nothing of a tenant before the tenant's first answer. A tenant without a limit is reminded of the
+queue every few seconds of activity. For a limited one the queue reports (running, waiting) when the tenant could
 decide otherwise: it needs more than it is allowed, it no longer needs all, or it gives back what it ran too much. Reports
 are absolute and repeated every few seconds while there is demand, so a lost one only delays. Permits are given back for
 good, and not used again, once nothing has waited or run until the next such moment. A queue that does not hear of its
-tenant for long does not use its permits either: a later actor of the tenant may not know of them.
+tenant for long does not use its permits either: a later actor of the tenant may not know of them. So a tenant's first
+limit holds in all queues within half a minute, and a changed one within seconds.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
 UNLIMITED: Final = 1 << 60
 RETRY_MS: Final = 1_000  # a first question is repeated
 REFRESH_MS: Final = 5_000  # a limited tenant is reported at least this often while there is demand
-UNLIMITED_REFRESH_MS: Final = 30_000
+UNLIMITED_REFRESH_MS: Final = 5_000  # the same where there is no limit, as long as anything changes
+UNLIMITED_LIFE_MS: Final = 30_000  # after the last word of a tenant without a limit it is asked again before more may run
 PERMIT_LIFE_MS: Final = 6_000  # after the last word of the tenant; looked at with each report, so 11 s at most
 _SWEEP_FLOOR: Final = 1_024
 
@@ -91,6 +93,9 @@ class Permits:
 
     def changed(self, claim: Claim, now_ms: int) -> None:
         """Note that a claim's amounts changed; whether that is worth a message is decided in `flush`."""
+        if claim.allowed < 0 and now_ms - claim.heard_ms >= UNLIMITED_LIFE_MS:
+            claim.is_known, claim.must_tell = False, True  # it may have got a limit, from an actor that knows nothing of us
+            claim.allowed = claim.number = 0
         if claim.allowed >= 0 or claim.must_tell or now_ms - claim.told_ms >= UNLIMITED_REFRESH_MS:
             self._changed[claim] = None
 
@@ -153,7 +158,7 @@ class Permits:
         if self._changed:
             for claim in self._changed:
                 if claim.must_tell or self._is_worth_telling(claim, turn.now_ms):
-                    self._tell(claim, turn)
+                    self._tell(claim, turn, refresh=claim.allowed < 0)
             self._changed.clear()
 
     def due_ms(self) -> int | None:

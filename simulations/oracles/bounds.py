@@ -46,6 +46,8 @@ class Bounds:
     """The same for a tenant's limit, which travels to each queue."""
     in_flight_ms: int = 10_000
     """The longest a message can be under way: a limit set where there was none holds after so long."""
+    first_limit_ms: int = 35_000
+    """The same for a tenant's: queues go by its having had none for up to half a minute without hearing of it."""
     order_ms: int = 5_000
     """A task that waited so long in calm is in its queue's sight, so that order can be judged."""
     fair_slots: int = 160

@@ -60,7 +60,7 @@ class Gauge:
         is_tenant = self.what == "tenant"
         span_ms = bounds.permits_settle_ms if is_tenant else bounds.settle_ms
         if self.ceiling == _BOUNDLESS:
-            span_ms = max(span_ms, bounds.in_flight_ms)
+            span_ms = max(span_ms, bounds.first_limit_ms if is_tenant else bounds.in_flight_ms)
         self.settled_ns = bounds.settled_ms(at_ns // NS, span_ms, repair=is_tenant) * NS
 
     def ended(self, slots: int, at_ns: int, *, calm: bool) -> None:
