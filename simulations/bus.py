@@ -6,7 +6,6 @@ unless the link is made to break that.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +13,8 @@ from ..actors.addresses import slot_of_address
 from ..actors.messages import decode, encode
 from ..runtime.bus import Envelope, Receiver, Refusal, Resolver
 from ..runtime.cell import Cell
-from ..runtime.errors import DeadlineError, NoSuchActorError, UnavailableError
+from ..runtime.errors import NoSuchActorError, UnavailableError
+from ..transports.requests import Requests
 from .history import Delivered
 from .process import Process
 
@@ -34,8 +34,7 @@ class SimBus:
         self._takers: dict[str, Taker] = {}
         self._hosts: dict[int, Resolver] = {}
         self._reply_address = f"reply.{process.name}.{process.boot}"
-        self._requests: dict[int, asyncio.Future[Any]] = {}
-        self._request = 0
+        self._requests = Requests()
         self._counts: dict[str, int] = {}
         self.dropped = 0
         process.bus = self
@@ -125,53 +124,25 @@ class SimBus:
             self._process.world.loop.call_later(0.001, self._nobody, to, request)
 
     def _nobody(self, to: str, request: int) -> None:
-        self._answer(request, Refusal.of(NoSuchActorError(to)))
+        self._requests.answer(request, Refusal.of(NoSuchActorError(to)))
 
     async def request(self, to: str, message: Any, *, timeout_ms: int) -> Any:
-        what = f"{type(message).__name__} to {to}"
-        number, future = self._expect()
-        return await self._wait(
-            number, future, what, timeout_ms, lambda: self.send(Envelope(to, message, self._reply_address, number))
-        )
+        def send(number: int) -> None:
+            self.send(Envelope(to, message, self._reply_address, number))
+
+        return await self._requests.ask(f"{type(message).__name__} to {to}", send, timeout_ms=timeout_ms)
 
     async def request_frame(self, to: str, data: bytes, what: str, *, timeout_ms: int) -> bytes:
         """Send a frame and return the bytes of its answer. Raises: DeadlineError, UnavailableError."""
-        number, future = self._expect()
-        answer = await self._wait(
-            number, future, f"{what} to {to}", timeout_ms, lambda: self.send_frame(to, data, number, what)
-        )
+
+        def send(number: int) -> None:
+            self.send_frame(to, data, number, what)
+
+        answer = await self._requests.ask(f"{what} to {to}", send, timeout_ms=timeout_ms)
         if isinstance(answer, Refusal):
             raise UnavailableError(answer.text)
         assert isinstance(answer, bytes)
         return answer
-
-    def _expect(self) -> tuple[int, asyncio.Future[Any]]:
-        self._request += 1
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._requests[self._request] = future
-        return self._request, future
-
-    async def _wait(
-        self, number: int, future: asyncio.Future[Any], what: str, timeout_ms: int, send: Callable[[], None]
-    ) -> Any:
-        error = DeadlineError(what, timeout_ms)
-        timer = asyncio.get_running_loop().call_later(timeout_ms / 1000, self._fail, number, error)
-        try:
-            send()
-            return await future
-        finally:
-            timer.cancel()
-            self._requests.pop(number, None)
-
-    def _answer(self, number: int, message: Any) -> None:
-        future = self._requests.get(number)
-        if future is not None and not future.done():
-            future.set_result(message)
-
-    def _fail(self, number: int, error: DeadlineError) -> None:
-        future = self._requests.get(number)
-        if future is not None and not future.done():
-            future.set_exception(error)
 
     # -- arriving ----------------------------------------------------------------------------------------------------
 
@@ -186,7 +157,7 @@ class SimBus:
                 listener.deliver(envelope)
             return
         if to == self._reply_address:
-            self._answer(request, data if count == -1 else decode(data))
+            self._requests.answer(request, data if count == -1 else decode(data))
             return
         taker = self._takers.get(to)
         if taker is not None:

@@ -6,14 +6,14 @@ shared between actors. Nothing is lost here, except what a full mailbox refuses,
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import structlog
 
 from ..actors.messages import decode, encode
 from ..runtime.bus import Envelope, Receiver, Refusal, Resolver
-from ..runtime.errors import DeadlineError, NoSuchActorError, UnavailableError
+from ..runtime.errors import NoSuchActorError, UnavailableError
+from .requests import Requests
 
 log = structlog.get_logger("foliot.transports")
 
@@ -28,8 +28,7 @@ class MemoryBus:
         self._resolvers: tuple[Resolver, ...] = ()  # of the hosts, each once
         self._encode = encode
         self._reply_address = f"reply.{name}"
-        self._requests: dict[int, asyncio.Future[Any]] = {}
-        self._request = 0
+        self._requests = Requests()
         self.dropped = 0
 
     def bind(self, address: str, receiver: Receiver) -> None:
@@ -82,7 +81,7 @@ class MemoryBus:
         receiver = self._receivers.get(to)
         if receiver is None:
             if to == self._reply_address:
-                self._answer(envelope.request, envelope.message)
+                self._requests.answer(envelope.request, envelope.message)
                 return
             if "." not in to:
                 return  # a broadcast to nobody
@@ -93,35 +92,16 @@ class MemoryBus:
             receiver.deliver(envelope)
         except UnavailableError as error:
             if envelope.request and envelope.sender == self._reply_address:
-                self._answer(envelope.request, Refusal.of(error))
+                self._requests.answer(envelope.request, Refusal.of(error))
                 return
             self.dropped += 1
             log.warning("message_dropped", to=to, message=type(envelope.message).__name__, error=str(error))
 
     async def request(self, to: str, message: Any, *, timeout_ms: int) -> Any:
-        loop = asyncio.get_running_loop()
-        self._request += 1
-        number = self._request
-        future: asyncio.Future[Any] = loop.create_future()
-        self._requests[number] = future
-        error = DeadlineError(f"{type(message).__name__} to {to}", timeout_ms)
-        timer = loop.call_later(timeout_ms / 1000, self._fail, number, error)
-        try:
+        def send(number: int) -> None:
             self.send(Envelope(to, message, self._reply_address, number))
-            return await future
-        finally:
-            timer.cancel()
-            self._requests.pop(number, None)
 
-    def _answer(self, number: int, message: Any) -> None:
-        future = self._requests.get(number)
-        if future is not None and not future.done():
-            future.set_result(message)
-
-    def _fail(self, number: int, error: DeadlineError) -> None:
-        future = self._requests.get(number)
-        if future is not None and not future.done():
-            future.set_exception(error)
+        return await self._requests.ask(f"{type(message).__name__} to {to}", send, timeout_ms=timeout_ms)
 
 
 class _Broadcast:
