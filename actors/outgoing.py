@@ -153,7 +153,13 @@ def _age(task: Task) -> tuple[int, int]:
 
 
 def _messages_of(lots: Lots) -> list[m.Lot]:
-    return [
-        m.Lot(kind.kind, priority, key, [task.id for task in tasks], [task.due_ms for task in tasks])
-        for (_, priority, key), (kind, tasks) in lots.items()
-    ]
+    return [_lot_of(kind, priority, key, tasks) for (_, priority, key), (kind, tasks) in lots.items()]
+
+
+def _lot_of(kind: KindState, priority: int, key: str, tasks: list[Task]) -> m.Lot:
+    """Return a lot in order of readiness, which its tasks have already, unless some of them were interrupted."""
+    ready_ms = [task.due_ms for task in tasks]
+    in_order = sorted(ready_ms)
+    if ready_ms != in_order:
+        tasks = sorted(tasks, key=lambda task: (task.due_ms, task.id))
+    return m.Lot(kind.kind, priority, key, [task.id for task in tasks], in_order)

@@ -614,3 +614,19 @@ def test_what_a_queue_is_told_in_full_is_one_message_and_in_order(shard: ShardHa
     assert (offer.full, offer.owner, offer.granted) == (True, (3, 70), 9)
     assert lot.ids[:2] == [sooner, later]
     assert (len(lot.ids), lot.ready_ms) == (3, sorted(lot.ready_ms))
+
+
+def test_what_was_interrupted_is_offered_again_in_the_order_it_became_ready() -> None:
+    shard = ShardHarness()
+    [first] = shard.submit()
+    shard.advance_ms(1_000)
+    [second] = shard.submit()
+    shard.lease(second)
+    shard.lease(first)
+    shard.sent.clear()
+
+    shard.deliver(m.SessionEnded("s1", "silent"), sender="worker.s1", request=0)
+
+    [offer] = [message for message in shard.messages(m.OfferTasks) if message.lots]
+    assert offer.lots[0].ids == [first, second]
+    assert offer.lots[0].ready_ms == sorted(offer.lots[0].ready_ms)
