@@ -143,6 +143,8 @@ def _close(sim: Sim, loop: SimLoop) -> None:
     else:
         loop.tear_down()
     sim.strands.close()
+    for service in sim.services.values():
+        service.end()
 
 
 @contextmanager

@@ -48,6 +48,16 @@ class UnknownServiceError(UsageError):
         self.name = name
 
 
+class ServiceOverError(UsageError):
+    """A service that an earlier test has left somewhere."""
+
+    code = "service_over"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"service {name!r} belongs to a simulation that has ended, expected one that this test has made")
+        self.name = name
+
+
 class InvalidChanceError(UsageError):
     """A probability that is none."""
 
@@ -122,6 +132,7 @@ class Service:
         self._replies: dict[str, Reply] = {}
         self._answers: dict[tuple[str, str], Any] = {}  # by (operation, key)
         self._trouble = _Trouble()
+        self._is_over = False
         self.calls: list[Call] = []
 
     # -- how it behaves ------------------------------------------------------------------------------------------------
@@ -171,12 +182,18 @@ class Service:
     def __getattr__(self, operation: str) -> Callable[..., Any]:
         if operation.startswith("_"):
             raise AttributeError(operation)
+        if self._is_over:
+            raise ServiceOverError(self._name)
         return lambda *args, **kwargs: self.call(operation, *args, **kwargs)
 
     def call(self, operation: str, /, *args: Any, **kwargs: Any) -> Any:
         """Call an operation. Returns: in a plain handler its answer, elsewhere what is to be awaited for it."""
         step = _Call(self, operation, args, kwargs)
         return step.here() if self._surroundings.strands.current is not None else step.awaited()
+
+    def end(self) -> None:
+        """The simulation it belongs to has ended: whoever still holds it is told."""
+        self._is_over = True
 
     def draw(self) -> tuple[int, int, int]:
         """Return how long a call takes there, in nanoseconds, and two draws from a million."""

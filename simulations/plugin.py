@@ -189,9 +189,10 @@ def _tell(item: pytest.Item, outcome: Outcome, number: int, total: int) -> None:
     assert outcome.error is not None
     if isinstance(outcome.error, pytest.skip.Exception):
         return
-    outcome.error.add_note(headline(outcome, item.nodeid, number, total))
+    profile = item.config.getoption("--sim-profile") or ""
+    outcome.error.add_note(headline(outcome, item.nodeid, number, total, profile=profile))
     page = _write_timeline(item, outcome)
-    item.add_report_section("call", "simulation", report(outcome, item.nodeid, number, total, page=page))
+    item.add_report_section("call", "simulation", report(outcome, item.nodeid, number, total, page=page, profile=profile))
 
 
 def _write_timeline(item: pytest.Item, outcome: Outcome) -> str:

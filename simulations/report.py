@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
@@ -15,22 +16,22 @@ _LISTED_MAX: Final = 20
 _DULL: Final = frozenset(("send", "claim", "log"))
 
 
-def replay_command(nodeid: str, seed: int) -> str:
-    """Return the line that runs one seed of a test again."""
-    quoted = f"'{nodeid}'" if set(nodeid) & set("[]() '\"") else nodeid
-    return f"pytest {quoted} --sim-seed {seed}"
+def replay_command(nodeid: str, seed: int, *, profile: str = "") -> str:
+    """Return the line that runs one seed of a test again. `profile`: if one was given on the command line."""
+    chosen = f" --sim-profile {shlex.quote(profile)}" if profile else ""
+    return f"pytest {shlex.quote(nodeid)} --sim-seed {seed}{chosen}"
 
 
-def headline(outcome: Outcome, nodeid: str, number: int, total: int) -> str:
+def headline(outcome: Outcome, nodeid: str, number: int, total: int, *, profile: str = "") -> str:
     """Return what stands under the error itself."""
     which = f" ({number} of {total})" if total > 1 else ""
-    return f"simulated under seed {outcome.seed}{which}, replay: {replay_command(nodeid, outcome.seed)}"
+    return f"simulated under seed {outcome.seed}{which}, replay: {replay_command(nodeid, outcome.seed, profile=profile)}"
 
 
-def report(outcome: Outcome, nodeid: str, number: int, total: int, *, page: str = "") -> str:
+def report(outcome: Outcome, nodeid: str, number: int, total: int, *, page: str = "", profile: str = "") -> str:
     """Return the whole report. `page`: where the timeline was written, if it was."""
     lines = [
-        headline(outcome, nodeid, number, total),
+        headline(outcome, nodeid, number, total, profile=profile),
         f"it failed at {outcome.when}, {_s(outcome.virtual_ns)} after the start, {outcome.steps:,} steps",
     ]
     lines += _section("faults", [f"{_s(at_ns):>12}  {words}" for at_ns, words in outcome.faults], _FAULTS_MAX)
