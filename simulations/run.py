@@ -40,6 +40,7 @@ T = TypeVar("T")
 _STEPS_MAX: Final = 20_000_000
 _GARBAGE_MAX: Final = 300_000  # objects that were left by runs, before they are collected
 _PATIENCE: Final = 8
+_REST_NS: Final = 4 * NS
 _STOP_NS: Final = 90 * NS
 
 
@@ -219,6 +220,7 @@ class _Run:
         loop = self._world.loop
         began_ns, last_ns = loop.now_ns, loop.now_ns + _PATIENCE * within_ns
         deadline_ns = loop.now_ns + within_ns
+        await _until(self._world, loop.now_ns + _REST_NS)  # nodes that were started just now take their slots
         alive, ended = self._progress()
         while loop.now_ns < min(deadline_ns, last_ns):
             if self._is_done and not alive and await self._is_whole():
