@@ -90,7 +90,10 @@ BUGS: Final = (
         "mailbox reordered",
         "an actor takes the newest message of its mailbox first",
         (Edit(Cell, "_live", "mailbox.popleft()", "mailbox.pop()"),),
-        ("mailbox:order", "legal", "leases", "live", "limits", "lost", "unhandled"),
+        ("mailbox:order", "legal", "leases", "live", "limits", "lost", "order", "unhandled"),
+        profiles=("extremes",),
+        seeds=120,
+        options={"drain_max": 64, "step_us": 300},  # steps that take time let messages gather
     ),
     Bug(
         "slot still hosted after it was given back",
