@@ -14,6 +14,7 @@ import msgspec
 from ..runtime.errors import UsageError
 from ..sdk.cli_common import DEBUG_VARIABLE, guarded
 from .case import Case, decode_case
+from .case_check import checked_case
 from .corpus import NoCaseError, read_case
 from .events import HEADER, TraceFile, encode_trace, read_trace, trace_of
 from .result import Result
@@ -66,7 +67,7 @@ def case_of_target(target: str, profile: str) -> Case:
     found = trace_in(target)
     header_case = found.header.get("case") if found is not None else None
     if header_case is not None:
-        return decode_case(msgspec.json.encode(header_case), where=target)
+        return checked_case(decode_case(msgspec.json.encode(header_case), where=target), where=target)
     return read_case(Path(target))
 
 

@@ -13,6 +13,7 @@ from typing import Final
 
 from ..runtime.errors import NotFoundError
 from .case import Case, decode_case, encode_case
+from .case_check import checked_case
 from .result import Result
 from .safe_run import Run, safely
 
@@ -33,7 +34,7 @@ def read_case(path: Path) -> Case:
     """Return the case in a file. Raises: NoCaseError, InvalidCaseError."""
     if not path.is_file():
         raise NoCaseError(str(path), "a seed (a number) or a file")
-    return decode_case(path.read_bytes(), where=str(path))
+    return checked_case(decode_case(path.read_bytes(), where=str(path)), where=str(path))
 
 
 def load_cases(folder: Path = CASES) -> list[tuple[Path, Case]]:
