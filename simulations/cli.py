@@ -127,6 +127,7 @@ class _Keeper:
     def __init__(self, folder: Path, tally: Tally) -> None:
         self._folder = folder
         self._written: dict[str, int] = {}
+        self._is_told = False  # that cases cannot be written
         self.tally = tally
         self.first: dict[str, str] = {}  # the first file of each identity
 
@@ -137,7 +138,13 @@ class _Keeper:
             return
         self._written[identity] = self._written.get(identity, 0) + 1
         case = decode_case(outcome.case.encode())
-        path = store_case(self._folder, msgspec.structs.replace(case, expect=identity))
+        try:
+            path = store_case(self._folder, msgspec.structs.replace(case, expect=identity))
+        except OSError as error:  # no place to write is no reason to lose what the other seeds show
+            if not self._is_told:
+                click.echo(f"foliot: cannot write cases to {self._folder}: {error.strerror or error}", err=True)
+            self._is_told = True
+            return
         self.first.setdefault(identity, str(path))
 
 

@@ -222,3 +222,13 @@ def test_an_error_is_one_clear_line(sim: Sim, tmp_path: Path, args: list[str], c
     assert result.stderr.startswith("foliot: ")
     assert result.stderr.count("\n") == 1
     assert set(json.loads(as_json.stderr)["error"]) == {"code", "message"}
+
+
+def test_a_folder_that_cannot_be_written_loses_no_results(sim: Sim, tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("a file, no folder")
+
+    done = sim("run", "--seeds", "10", "--out", "taken/cases", "--json")
+
+    assert [json.loads(line)["seed"] for line in done.stdout.splitlines()] == list(range(10))
+    assert done.stderr.count("cannot write cases to taken/cases") == 1
+    assert done.exit_code == 1
