@@ -34,6 +34,7 @@ class Leases:
         self._timeouts = timeouts
         self._out = out
         self._lost_after_ms = 2 * heartbeat_interval_ms
+        self._to_confirm: list[m.ConfirmLeases] = []
         self._missing: dict[str, dict[int, int]] = {}  # by session: leases (id → attempt) it did not have last time
 
     def adopt(self, task: Task, turn: Turn) -> None:
@@ -84,16 +85,20 @@ class Leases:
         turn.reply(m.OutcomesTaken(stale))
 
     def confirm(self, message: m.ConfirmLeases, turn: Turn) -> None:
-        """A queue actor counts these as running: release those that do not run, and offer again what is ready."""
-        if not self._out.links.of(message.queue).hears(message):
-            return
+        """A queue actor counts these as running: see which do once the turn's grants are in, since the answer counts for
+        those as well."""
+        if self._out.links.of(message.queue).hears(message):
+            self._to_confirm.append(message)
+            turn.changes.fence = True
+
+    def _confirmed(self, message: m.ConfirmLeases) -> None:
+        """Release those that do not run, and offer again what is ready."""
         tasks = self._table.tasks
         for task_id in message.ids:
             task = tasks.get(task_id)
             if task is not None and task.state == _RUNNING:
                 continue
             self._out.release(message.queue, task_id)
-            turn.changes.fence = True
             if task is not None and task.offered:
                 self._out.offer(task)
 
@@ -165,6 +170,10 @@ class Leases:
 
     def end_turn(self, turn: Turn) -> None:
         """Send the bodies of what was leased in this turn."""
+        if self._to_confirm:
+            to_confirm, self._to_confirm = self._to_confirm, []
+            for message in to_confirm:
+                self._confirmed(message)
         bodies = self._out.bodies
         if bodies:
             self._out.bodies = {}

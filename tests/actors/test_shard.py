@@ -630,3 +630,15 @@ def test_what_was_interrupted_is_offered_again_in_the_order_it_became_ready() ->
     [offer] = [message for message in shard.messages(m.OfferTasks) if message.lots]
     assert offer.lots[0].ids == [first, second]
     assert offer.lots[0].ready_ms == sorted(offer.lots[0].ready_ms)
+
+
+def test_what_a_grant_of_the_same_turn_leases_is_not_released_by_an_earlier_question() -> None:
+    shard = ShardHarness()
+    one, two = shard.submit(2)
+    shard.sent.clear()
+
+    question = m.ConfirmLeases(QUEUE, [one, two], 0, 0, 0)
+    shard.deliver(question, m.GrantLeases(QUEUE, "s1", [one], 0, 0, 1), sender=QUEUE, request=0)
+
+    assert shard.state_of(one) == "running"
+    assert [message.ids for message in shard.messages(m.ReleaseTasks)] == [[two]]
