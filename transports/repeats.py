@@ -37,7 +37,7 @@ def is_settled(message: Any, answer: Any) -> bool:
     if not isinstance(message, SubmitTasks):
         return True
     if isinstance(answer, Refusal):
-        return answer.retry_after_ms < 0
+        return answer.retry_after_ms < 0 and answer.code != "quota_exceeded"  # the first may have been within the quota
     return not isinstance(answer, TasksSubmitted) or all(refusal.code not in RETRYABLE for refusal in answer.refused)
 
 
