@@ -176,7 +176,7 @@ BUGS: Final = (
         "a grant that comes to nothing keeps its slot, and nobody looks for it",
         (
             Edit(Outgoing, "refuse", "        self.release(grant.queue, task_id)\n", ""),
-            Edit(Leases, "confirm", "            self._out.release(message.queue, task_id)\n", ""),
+            Edit(Leases, "_confirmed", "            self._out.release(message.queue, task_id)\n", ""),
         ),
         ("live:phantoms", "live:unfinished"),
     ),
