@@ -9,12 +9,11 @@ A request that is not carried out is answered with `runtime.bus.Refusal`.
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
-from ..runtime.bus import Refusal
-from ..runtime.membership import NodeBeat, SlotClaimed, SlotReleased
+from ..runtime.membership import SlotClaimed
 
 
 class Priority(IntEnum):
@@ -233,6 +232,7 @@ class LedgerEntry(Message, frozen=True):
     dead: int = 0
     expired: int = 0
     skipped: int = 0
+    fired: int = 0  # of those accepted, how many a tick made
 
 
 class LedgerRead(Message, frozen=True, tag=True):
@@ -548,6 +548,8 @@ class Body(Message, frozen=True):
     key: str = ""
     deadline_ms: int = 0
     checkpoint: bytes = b""
+    schedule: str = ""  # the schedule whose tick made the task
+    tick_ms: int = 0  # the moment that tick names
 
 
 class RunTasks(Message, frozen=True, tag=True):
@@ -716,22 +718,3 @@ QueueMessage = (
 TenantMessage = ConfigureTenant | AdmitTasks | ReportUsage | WantPermits | ReadTenant
 WorkerMessage = Heartbeat | WorkerLeft | WatchSession | ReadWorker
 SessionMessage = RunTasks | CancelAttempts | OutcomesTaken | TellHeld
-AnyMessage = (
-    ShardMessage | QueueMessage | TenantMessage | WorkerMessage | SessionMessage
-    | TasksSubmitted | TasksAnswered | TasksEnded | TasksDescribed | LedgerRead | QueueConfigured | QueueRead
-    | TasksExplained | TenantConfigured | TasksAdmitted | TenantRead | WorkerRead | Refusal
-    | NodeBeat | SlotReleased | SlotClaimed
-)  # fmt: skip
-
-_encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(AnyMessage).decode
-
-
-def encode(message: Any) -> bytes:
-    """Return the bytes of a message, its tag included."""
-    return _encode(message)
-
-
-def decode(data: bytes) -> Any:
-    """Return the message of these bytes. Raises: msgspec.DecodeError."""
-    return _decode(data)

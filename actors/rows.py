@@ -12,6 +12,7 @@ import msgspec
 
 from ..runtime.hashing import fnv1a
 from .messages import Kind, LedgerEntry, Message, QueueConfig, TenantConfig
+from .schedule_rows import BackfillRow, ScheduleImage, ScheduleQuery, ScheduleReads, ScheduleRow, TickRow
 
 _LANE_SHIFT: Final = 59
 
@@ -51,6 +52,8 @@ class ShardChanges:
 
     __slots__ = (
         "attempts",
+        "backfills",
+        "calendars",
         "dedupe",
         "ended",
         "epoch",
@@ -67,8 +70,13 @@ class ShardChanges:
         "queues",
         "requests",
         "revived",
+        "schedule_moves",
+        "schedules",
+        "schedules_deleted",
         "shard",
         "tenants",
+        "ticks",
+        "ticks_ended",
     )
 
     def __init__(self, shard: int, epoch: int) -> None:
@@ -104,8 +112,23 @@ class ShardChanges:
         """Ids to delete with all that hangs on them."""
         self.queues: list[QueueConfig] = []
         self.tenants: list[TenantConfig] = []
+        self.schedules: list[ScheduleRow] = []
+        """Inserted, or replaced whole where the id is there."""
+        self.schedule_moves: list[tuple[int, int, int, bytes]] = []
+        """(id, next_ms, calendars, state): what a tick changes of a schedule; the last one of an id counts."""
+        self.schedules_deleted: list[int] = []
+        """Ids to delete with their ticks and backfills."""
+        self.ticks: list[TickRow] = []
+        """Inserted: if one of them is there already, nothing of the turn is written."""
+        self.ticks_ended: list[tuple[int, int, int, int]] = []
+        """(schedule_id, tick_ms, source, outcome); of ticks inserted before, or in this turn."""
+        self.backfills: list[BackfillRow] = []
+        """Inserted or replaced."""
+        self.calendars: list[tuple[str, str, bytes, int, int]] = []
+        """(tenant, name, encoded Calendar or empty to delete it, epoch, number)"""
         self.ledger: dict[tuple[str, str, str], int] = {}
-        """(tenant, queue, what) → difference. `what`: accepted or the label of a final state."""
+        """(tenant, queue, what) → difference. `what`: accepted, fired (by a tick, also accepted) or the label of a final
+        state."""
         self.fence = False
         """Commit even if there are no rows: an answer is to leave only if the shard is still owned under this epoch."""
 
@@ -118,7 +141,8 @@ class ShardChanges:
         return bool(
             self.inserted or self.leased or self.ended or self.moved or self.attempts or self.payloads or self.dedupe
             or self.requests or self.progress or self.logs or self.purged or self.queues
-            or self.tenants or self.ledger or self.kinds or self.fence
+            or self.tenants or self.ledger or self.kinds or self.fence or self.schedules or self.schedule_moves
+            or self.schedules_deleted or self.ticks or self.ticks_ended or self.backfills or self.calendars
         )  # fmt: skip
 
 
@@ -134,6 +158,7 @@ class ShardImage(msgspec.Struct):
     queues: list[QueueConfig]  # all there are: each shard bounds its share of what waits
     tenants: list[TenantConfig]  # those this shard is the home of
     has_ready: bool  # any row in QUEUED
+    schedules: ScheduleImage = msgspec.field(default_factory=ScheduleImage)
 
 
 # -- queries of a shard; each answer repeats the query's token ---------------------------------------------------------
@@ -220,7 +245,7 @@ class KeysRead(Message, frozen=True, tag=True):
     answer: bytes
 
 
-Answer = TimersRead | LaneRead | LanesRead | TasksRead | KeysRead
-Query = ReadTimers | ReadLane | ReadLanes | ReadTasks | ReadKeys
+Answer = TimersRead | LaneRead | LanesRead | TasksRead | KeysRead | ScheduleReads
+Query = ReadTimers | ReadLane | ReadLanes | ReadTasks | ReadKeys | ScheduleQuery
 
 

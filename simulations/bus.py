@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..actors.addresses import slot_of_address
-from ..actors.messages import decode, encode
+from ..actors.wire import decode, encode
 from ..runtime.bus import Envelope, Receiver, Refusal, Resolver
 from ..runtime.cell import Cell
 from ..runtime.errors import NoSuchActorError, UnavailableError

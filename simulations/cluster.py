@@ -178,7 +178,8 @@ class Cluster:
         self._bus = SimBus(self.test)
         self.node_names = [f"n{number}" for number in range(1, options.nodes + 1)]
         self.worker_names = [] if options.embedded else [f"w{number}" for number in range(1, options.workers + 1)]
-        self.survey = Survey(self.world, SimChannel(self._bus, self.node_names), self.world_options.slots)
+        channel = SimChannel(self._bus, self.node_names)
+        self.survey = Survey(self.world, self.world_options.slots, lambda: (self.test, channel))
         self._clients: dict[str, Client] = {}
         self._add_programs()
 

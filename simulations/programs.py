@@ -27,7 +27,7 @@ from .case import Options
 from .client import serve_gateway
 from .process import Process
 from .store import SimStore
-from .threads import InlineThreads, NoThreads
+from .threads import NoThreads
 
 Apps = Callable[[Process, Callable[[], str]], Sequence[Foliot]]
 """Makes the apps of a worker process anew at each start; the second argument tells the worker's session."""
@@ -35,7 +35,7 @@ Apps = Callable[[Process, Callable[[], str]], Sequence[Foliot]]
 
 def node_program(
     options: Options, *, apps: Apps | None = None, queues: Sequence[tuple[str, str]] = (),
-    threads_of: ThreadsOf = InlineThreads,
+    threads_of: ThreadsOf | None = None,
 ) -> Callable[[Process], Awaitable[None]]:
     """Return a scheduler node; in the embedded form, with workers in its process. `threads_of`: what runs plain
     functions."""
@@ -107,7 +107,7 @@ def shard_config(options: Options) -> ShardConfig:
 
 def worker_program(
     options: Options, apps: Apps, queues: Sequence[tuple[str, str]], labels: Mapping[str, str],
-    *, threads_of: ThreadsOf = InlineThreads,
+    *, threads_of: ThreadsOf | None = None,
 ) -> Callable[[Process], Awaitable[None]]:
     """Return a worker."""
 
@@ -130,7 +130,7 @@ def make_worker(
     labels: Mapping[str, str],
     *,
     name: str,
-    threads_of: ThreadsOf = InlineThreads,
+    threads_of: ThreadsOf | None = None,
 ) -> Worker:
     """Return a worker on simulated ports."""
     worker = Worker(

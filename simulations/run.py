@@ -8,16 +8,12 @@ bound; then the cluster is stopped in order, and what is left is looked at.
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, Final, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, Final
 
 import msgspec
 
-from ..actors.messages import QueueRead, ReadQueue
-from ..runtime.errors import UnavailableError
-from ..runtime.ids import to_text
 from ..sdk.app import Foliot
-from ..transports import api
 from .acts import RETRY_LATER_MS, Witness, acting_app
 from .bus import SimBus
 from .case import Case, SetQueue, SetTenant, Submit
@@ -25,18 +21,17 @@ from .client import SimChannel
 from .database import empty_database
 from .driver import Driver, given_of
 from .faults import Faults
-from .history import Final as End
-from .history import Healed, Oracle, Reason, Violation
+from .history import Healed, Oracle, Violation
 from .journal import logs_into
 from .loop import MS, NS, SimulationError
 from .ordering import ordered_scopes
 from .process import Process
 from .programs import node_program, worker_program
 from .result import Result
+from .survey import Survey
 from .trace import SEMANTIC, Trace
 from .world import World
 
-T = TypeVar("T")
 _STEPS_MAX: Final = 20_000_000
 _GARBAGE_MAX: Final = 300_000  # objects that were left by runs, before they are collected
 _PATIENCE: Final = 8
@@ -89,7 +84,8 @@ class _Run:
         self._watchers = watchers
         self._tasks = 0
         self._faults: Faults | None = None
-        self._channel: SimChannel | None = None
+        self._asker: tuple[Process, SimChannel] | None = None
+        self._survey = Survey(world, case.options.slots, lambda: self._asker)
         self._driver: Driver | None = None
         self._is_done = False  # with the work
         self._work_over_ns = 0
@@ -139,8 +135,8 @@ class _Run:
         world.observe(Healed(world.loop.now_ns, options.heal_ms))
         await self._settle_settings()
         await self._settle(options.heal_ms * MS)
-        reasons = await self._reasons()
-        before = self._end(reasons, await self._queues())
+        before = await self._survey.end(await self._survey.asked_reasons())
+        self._tasks = len(before.rows)
         await self._stop_all()
         final = msgspec.structs.replace(before, at_ns=world.loop.now_ns)
         for watcher in self._watchers:
@@ -172,7 +168,7 @@ class _Run:
     async def _client(self, process: Process) -> None:
         bus = SimBus(process)
         nodes = [name for name in self._world.programs if name.startswith("n")]
-        self._channel = SimChannel(bus, nodes)
+        self._asker = process, SimChannel(bus, nodes)
         self._driver = Driver(process, bus, nodes)
         await self._driver.run(list(self._case.work), 0)
         self._is_done = True
@@ -185,8 +181,8 @@ class _Run:
 
     async def _settle_settings(self) -> None:
         """Operators see to it that the settings they wanted last are there; those that failed under faults are set again."""
-        client = self._world.programs["client"].process
-        if client is None or self._driver is None:
+        client, driver = self._world.programs["client"].process, self._driver
+        if client is None or driver is None:
             return
         queues: dict[str, dict[str, Any]] = {}
         tenants: dict[str, dict[str, Any]] = {}
@@ -196,103 +192,27 @@ class _Run:
             elif isinstance(work, SetTenant):
                 tenants.setdefault(work.tenant, {}).update(given_of(work))
         for name, fields in queues.items():
-            await self._in(client, self._driver.insist(SetQueue(0, name, **fields)))
+            await self._survey.in_process(client, driver.insist(SetQueue(0, name, **fields)))
         for name, fields in tenants.items():
-            await self._in(client, self._driver.insist(SetTenant(0, name, **fields)))
-
-    async def _in_client(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        client = self._world.programs["client"].process
-        assert client is not None
-        result = await self._in(client, coroutine)
-        assert result is not None
-        return result
-
-    async def _in(self, process: Process, coroutine: Coroutine[Any, Any, T]) -> T | None:
-        """Run something in a process and wait for it; None if the process dies."""
-        task = self._world.loop.spawn(process.lane, coroutine, name="operator")
-        while not task.done() and not process.is_dead:
-            await _until(self._world, self._world.loop.now_ns + 10 * MS)
-        return task.result() if task.done() else None
+            await self._survey.in_process(client, driver.insist(SetTenant(0, name, **fields)))
 
     async def _settle(self, within_ns: int) -> None:
         """Wait until everything has ended and the cluster is whole; or until nothing has ended for the bound, or until
         eight times the bound have passed: much work under tight limits takes longer than the bound."""
-        loop = self._world.loop
+        loop, survey = self._world.loop, self._survey
         began_ns, last_ns = loop.now_ns, loop.now_ns + _PATIENCE * within_ns
         deadline_ns = loop.now_ns + within_ns
         await _until(self._world, loop.now_ns + _REST_NS)  # nodes that were started just now take their slots
-        alive, ended = self._progress()
+        ended = survey.ended()
         while loop.now_ns < min(deadline_ns, last_ns):
-            if self._is_done and not alive and await self._is_whole():
+            if self._is_done and await survey.is_whole():
                 return
             await _until(self._world, loop.now_ns + 500 * MS)
-            before = ended
-            alive, ended = self._progress()
+            before, ended = ended, survey.ended()
             if ended > before:
                 deadline_ns = loop.now_ns + within_ns
         if loop.now_ns > began_ns + within_ns + NS:
             self._world.observe(Healed(loop.now_ns, 0))  # the time was longer, and is up
-
-    def _progress(self) -> tuple[int, int]:
-        """Return how many tasks are alive, and how many tasks and attempts have ended."""
-        execute = self._world.database.connection.execute
-        [alive] = execute("select count(*) from tasks where state < 10").fetchone()
-        [ended] = execute(
-            "select (select count(*) from tasks where state >= 10) + (select count(*) from attempts where kind > 0)"
-        ).fetchone()
-        return int(alive), int(ended)
-
-    async def _is_whole(self) -> bool:
-        owners = self._owners()
-        if any(len(names) != 1 for names in owners.values()):
-            return False
-        return all(not running for running, _ in (await self._queues()).values())
-
-    def _owners(self) -> dict[int, list[str]]:
-        owners: dict[int, list[str]] = {slot: [] for slot in range(self._case.options.slots)}
-        for process in self._world.running("n"):
-            if process.node is not None:
-                for slot in sorted(process.node.hosted):
-                    owners[slot].append(process.name)
-        return owners
-
-    async def _queues(self) -> dict[str, tuple[int, int]]:
-        """Return what the queue actors believe: (running slots, waiting)."""
-        found: dict[str, tuple[int, int]] = {}
-        for process in self._world.running("n"):
-            node, bus = process.node, process.bus
-            if node is None or bus is None:
-                continue
-            for address in node.addresses("queue"):
-                read = await self._in(process, _asked(bus, address))
-                if isinstance(read, QueueRead):
-                    running, waiting = found.get(address, (0, 0))
-                    found[address] = (running + read.running, waiting + sum(read.offered.values()))
-        return found
-
-    async def _reasons(self) -> list[Reason]:
-        """Ask the cluster itself why tasks are not over."""
-        rows = self._world.database.connection.execute(
-            "select tasks.id, tenant, state, attempt, due_ms, session from tasks join kinds using (template_id)"
-            " where state < 10 order by id limit 50"
-        ).fetchall()
-        reasons: list[Reason] = []
-        for id, tenant, state, attempt, due_ms, session in rows:
-            text = f"{to_text(id)}: state {state}, attempt {attempt}, due {due_ms}, session {session!r}"
-            if len(reasons) < 5 and self._channel is not None:
-                text += "; " + await self._in_client(self._why(tenant, id))
-            reasons.append(Reason(id, text))
-        return reasons
-
-    async def _why(self, tenant: str, id: int) -> str:
-        assert self._channel is not None
-        try:
-            answer = await self._channel.request(api.WhyTasks(tenant, [id]), timeout_ms=8_000)
-        except UnavailableError as error:
-            return str(error)
-        if isinstance(answer, api.WhyRead):
-            return f"{answer.tasks[0].reason}: {answer.tasks[0].text}"
-        return str(getattr(answer, "text", ""))
 
     # -- the end -----------------------------------------------------------------------------------------------------
 
@@ -306,16 +226,6 @@ class _Run:
             while world.running(prefix) and world.loop.now_ns < deadline_ns:
                 await _until(world, world.loop.now_ns + 20 * MS)
 
-    def _end(self, reasons: list[Reason], queues: dict[str, tuple[int, int]]) -> End:
-        database = self._world.database
-        rows = database.task_rows()
-        self._tasks = len(rows)
-        counters, recount = database.ledger()
-        return End(
-            self._world.loop.now_ns, rows, dict(database.kinds), database.attempts(), counters, recount, database.epochs(),
-            self._owners(), queues, database.purged(), reasons,
-        )  # fmt: skip
-
     def _note_violations(self) -> None:
         world = self._world
         for watcher in self._watchers:
@@ -325,13 +235,6 @@ class _Run:
                     found.at_ns, "world", 0, "violation", oracle=found.oracle, kind=found.kind, subject=found.subject,
                     text=found.text,
                 )  # fmt: skip
-
-
-async def _asked(bus: SimBus, address: str) -> Any:
-    try:
-        return await bus.request(address, ReadQueue(), timeout_ms=2_000)
-    except UnavailableError:
-        return None
 
 
 async def _nothing() -> None:

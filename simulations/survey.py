@@ -1,12 +1,17 @@
-"""How a simulated cluster stands: read from the store and from what still lives, for the end of a test and for people."""
+"""How a simulated cluster stands: read from the store and from what still lives, for the end of a run and for people.
+
+What holds: nothing here changes what it looks at, and who asks waits in its own lane, whatever becomes of the process asked.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, Final, TypeVar
 
-from ..actors.messages import QueueRead, ReadQueue
+import msgspec
+
+from ..actors.messages import QueueRead, ReadQueue, TaskError
 from ..actors.states import FIRST_FINAL, State
 from ..runtime.errors import UnavailableError
 from ..runtime.ids import to_text
@@ -20,28 +25,47 @@ from .process import Process
 from .world import World
 
 T = TypeVar("T")
-_REASONS_MAX: Final = 50
+Asker = Callable[[], tuple[Process, SimChannel] | None]
+"""Tells who asks the cluster, a process and its channel; None while there is nobody."""
+
+_LISTED_MAX: Final = 50
 _ASKED_MAX: Final = 5  # of these, how many the cluster is asked about
 _ASK_MS: Final = 8_000
+_GIVEN_UP_MS: Final = 10_000  # for whoever is asked and stands still
+_QUEUE_MS: Final = 2_000
 _ALIVE: Final = f"select count(*) from tasks where state < {int(FIRST_FINAL)}"
+_ENDED: Final = f"""
+select (select count(*) from tasks where state >= {int(FIRST_FINAL)}) + (select count(*) from attempts where kind > 0)
+"""
 _STATES: Final = "select state, count(*) from tasks group by state order by state"
 _WAITING: Final = f"""
 select tasks.id, tenant, handler, state, attempt, due_ms, session from tasks join kinds using (template_id)
-where state < {int(FIRST_FINAL)} order by id limit {_REASONS_MAX}
+where state < {int(FIRST_FINAL)} order by id limit {_LISTED_MAX}
+"""
+_UNDONE: Final = f"""
+select tasks.id, handler, state, attempt, error from tasks join kinds using (template_id)
+where state in ({int(State.FAILED)}, {int(State.DEAD)}, {int(State.EXPIRED)}) order by id limit {_LISTED_MAX}
 """
 
 
 class Survey:
-    """Looks at one world. `channel`: how the cluster itself is asked; all of it runs in the test's own lane."""
+    """Looks at one world. `asker`: by whom the cluster itself is asked."""
 
-    def __init__(self, world: World, channel: SimChannel, slots: int) -> None:
+    def __init__(self, world: World, slots: int, asker: Asker) -> None:
         self._world = world
-        self._channel = channel
         self._slots = slots
+        self._asker = asker
+
+    # -- what the store says -----------------------------------------------------------------------------------------
 
     def alive(self) -> int:
         """Return how many tasks are not over."""
         [count] = self._world.database.connection.execute(_ALIVE).fetchone()
+        return int(count)
+
+    def ended(self) -> int:
+        """Return how many tasks and attempts are over: a number that grows while there is any progress."""
+        [count] = self._world.database.connection.execute(_ENDED).fetchone()
         return int(count)
 
     def counts(self) -> dict[str, int]:
@@ -56,6 +80,20 @@ class Survey:
     def attempt(self, task_id: int) -> int:
         row = self._world.database.connection.execute("select attempt from tasks where id = ?", (task_id,)).fetchone()
         return int(row[0]) if row is not None else 0
+
+    def reasons(self) -> list[Reason]:
+        """Return what the store knows of tasks that are not over."""
+        return [Reason(row[0], _words(row, self._world)) for row in self._rows()]
+
+    def undone(self) -> list[Reason]:
+        """Return which tasks ended without success, in whatever way, and the last error of each."""
+        rows = self._world.database.connection.execute(_UNDONE).fetchall()
+        return [Reason(row[0], _end_words(row)) for row in rows]
+
+    def _rows(self) -> list[Any]:
+        return self._world.database.connection.execute(_WAITING).fetchall()
+
+    # -- what the cluster says ---------------------------------------------------------------------------------------
 
     def owners(self) -> dict[int, list[str]]:
         """Return which nodes host each shard."""
@@ -74,7 +112,7 @@ class Survey:
             if node is None or bus is None:
                 continue
             for address in node.addresses("queue"):
-                read = await self._in(process, _asked(bus, address))
+                read = await self.in_process(process, _asked(bus, address), within_ms=_GIVEN_UP_MS)
                 if isinstance(read, QueueRead):
                     running, waiting = found.get(address, (0, 0))
                     found[address] = (running + read.running, waiting + sum(read.offered.values()))
@@ -86,12 +124,8 @@ class Survey:
             return False
         return all(not running for running, _ in (await self.queues()).values())
 
-    def reasons(self) -> list[Reason]:
-        """Return what the store knows of tasks that are not over."""
-        return [Reason(row[0], _words(row, self._world)) for row in self._rows()]
-
     async def asked_reasons(self) -> list[Reason]:
-        """Return the same, with what the cluster says of the first few."""
+        """Return why tasks are not over, with what the cluster says of the first few."""
         reasons: list[Reason] = []
         for row in self._rows():
             text = _words(row, self._world)
@@ -100,43 +134,75 @@ class Survey:
             reasons.append(Reason(row[0], text))
         return reasons
 
-    def _rows(self) -> list[Any]:
-        return self._world.database.connection.execute(_WAITING).fetchall()
-
     async def _why(self, tenant: str, task_id: int) -> str:
-        try:
-            answer = await self._channel.request(api.WhyTasks(tenant, [task_id]), timeout_ms=_ASK_MS)
-        except UnavailableError as error:
-            return f"nobody answered why: {error}"
-        return answer.tasks[0].text if isinstance(answer, api.WhyRead) else str(getattr(answer, "text", ""))
+        asker = self._asker()
+        if asker is None:
+            return "there is nobody to ask why"
+        process, channel = asker
+        told = await self.in_process(process, _told_why(channel, tenant, task_id), within_ms=_GIVEN_UP_MS)
+        return "nobody answered why" if told is None else told
 
-    async def end(self) -> End:
-        """Return the end of the run, as oracles take it."""
+    async def end(self, reasons: list[Reason] | None = None) -> End:
+        """Return the end of the run, as oracles take it. `reasons`: why tasks are not over; by default what the store
+        knows."""
         database = self._world.database
         queues = await self.queues()
-        reasons = self.reasons()
+        reasons = self.reasons() if reasons is None else reasons
         counters, recount = database.ledger()
         return End(
             self._world.loop.now_ns, database.task_rows(), dict(database.kinds), database.attempts(), counters, recount,
             database.epochs(), self.owners(), queues, database.purged(), reasons,
         )  # fmt: skip
 
-    async def _in(self, process: Process, coroutine: Coroutine[Any, Any, T]) -> T | None:
-        """Run something in a process and wait for it in the test's lane; None if the process dies or takes too long."""
+    async def in_process(
+        self, process: Process, coroutine: Coroutine[Any, Any, T], *, within_ms: int | None = None
+    ) -> T | None:
+        """Run something in a process, whose bus answers in no other lane, and wait for it in the lane of who asks.
+
+        Returns: None if the process is dead, dies meanwhile, or takes longer than `within_ms`. Raises: what was raised.
+        """
+        if process.is_dead:
+            coroutine.close()
+            return None
         loop = self._world.loop
+        lane = loop.lane
+        woken: asyncio.Future[None] = loop.create_future()
+
+        def wake(*_: Any) -> None:
+            """What happens in another lane wakes nobody in this one by itself."""
+            loop.post(lane, _resolve, woken)
+
         task = loop.spawn(process.lane, coroutine, name="operator")
-        deadline_ns = loop.now_ns + _ASK_MS * MS
-        # What is done in another lane wakes nobody in this one.
-        while not task.done() and not process.is_dead and loop.now_ns < deadline_ns:  # noqa: ASYNC110
-            await asyncio.sleep(0.001)
+        task.add_done_callback(wake)
+        process.on_death.append(wake)
+        timer = None if within_ms is None else loop.at(loop.now_ns + within_ms * MS, lane, _resolve, woken)
+        try:
+            await woken
+        finally:
+            process.on_death.remove(wake)
+            if timer is not None:
+                timer.cancel()
         return task.result() if task.done() else None
+
+
+def _resolve(woken: asyncio.Future[None]) -> None:
+    if not woken.done():
+        woken.set_result(None)
 
 
 async def _asked(bus: SimBus, address: str) -> Any:
     try:
-        return await bus.request(address, ReadQueue(), timeout_ms=2_000)
+        return await bus.request(address, ReadQueue(), timeout_ms=_QUEUE_MS)
     except UnavailableError:
         return None
+
+
+async def _told_why(channel: SimChannel, tenant: str, task_id: int) -> str:
+    try:
+        answer = await channel.request(api.WhyTasks(tenant, [task_id]), timeout_ms=_ASK_MS)
+    except UnavailableError as error:
+        return f"nobody answered why: {error}"
+    return answer.tasks[0].text if isinstance(answer, api.WhyRead) else str(getattr(answer, "text", ""))
 
 
 def _words(row: Any, world: World) -> str:
@@ -146,3 +212,12 @@ def _words(row: Any, world: World) -> str:
     text += f" in attempt {attempt}" if attempt else ""
     text += f" on {session}" if session and state == State.RUNNING else ""
     return text + (f", due in {(due_ms - now_ms) / 1000:g} s" if due_ms > now_ms else "")
+
+
+def _end_words(row: Any) -> str:
+    task_id, handler, state, attempt, data = row
+    text = f"{to_text(task_id)} {handler}: {State(state).label} after {attempt} attempt{'s' * (attempt != 1)}"
+    if not data:
+        return text
+    error = msgspec.msgpack.decode(data, type=TaskError)
+    return f"{text}, {' '.join(f'{error.type}: {error.message}'.split())}"

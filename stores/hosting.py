@@ -8,9 +8,9 @@ from typing import Any
 import structlog
 
 from ..actors.addresses import shard_address
-from ..actors.messages import encode
 from ..actors.rows import ShardChanges
 from ..actors.shard import ShardActor, ShardConfig
+from ..actors.wire import encode
 from ..runtime.actor import Actor, Journal
 from ..runtime.cell import PoisonSink
 from ..runtime.clock import Clock

@@ -10,7 +10,7 @@ from typing import Any
 
 import structlog
 
-from ..actors.messages import decode, encode
+from ..actors.wire import decode, encode
 from ..runtime.bus import Envelope, Receiver, Refusal, Resolver
 from ..runtime.errors import NoSuchActorError, UnavailableError
 from .requests import Requests

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from foliot.actors.messages import decode, encode
+from foliot.actors.wire import decode, encode
 from foliot.runtime.bus import Envelope
 from foliot.runtime.errors import UsageError
 from foliot.runtime.membership import NODES, Membership, MembershipConfig, NodeBeat, SlotClaimed, SlotReleased, boot_id

@@ -1,0 +1,32 @@
+"""How messages of the cast travel: as tagged msgpack arrays, of all kinds there are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from ..runtime.bus import Refusal
+from ..runtime.membership import NodeBeat, SlotClaimed, SlotReleased
+from . import messages as m
+from .schedule_messages import ScheduleAnswer, ScheduleMessage
+
+AnyMessage = (
+    m.ShardMessage | m.QueueMessage | m.TenantMessage | m.WorkerMessage | m.SessionMessage
+    | m.TasksSubmitted | m.TasksAnswered | m.TasksEnded | m.TasksDescribed | m.LedgerRead | m.QueueConfigured | m.QueueRead
+    | m.TasksExplained | m.TenantConfigured | m.TasksAdmitted | m.TenantRead | m.WorkerRead | Refusal
+    | NodeBeat | SlotReleased | SlotClaimed | ScheduleMessage | ScheduleAnswer
+)  # fmt: skip
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(AnyMessage).decode
+
+
+def encode(message: Any) -> bytes:
+    """Return the bytes of a message, its tag included."""
+    return _encode(message)
+
+
+def decode(data: bytes) -> Any:
+    """Return the message of these bytes. Raises: msgspec.DecodeError."""
+    return _decode(data)
