@@ -53,6 +53,28 @@ class Commands:
 
         self._table.with_tasks(message.ids, turn, act)
 
+    def cancel_all(self, ids: list[int], reason: str, turn: Turn) -> None:
+        """Cancel tasks in the scheduler's own name: those that run as soon as they let themselves be."""
+
+        def act(tasks: dict[int, Task], turn: Turn) -> None:
+            for task in tasks.values():
+                self._cancel(task, reason, turn)
+
+        self._table.with_tasks(ids, turn, act)
+
+    def terminate_all(self, ids: list[int], reason: str, turn: Turn) -> None:
+        """End tasks now. The workers of those that run are told to let go of them; what they still report is refused."""
+
+        def act(tasks: dict[int, Task], turn: Turn) -> None:
+            for task in tasks.values():
+                if task.state >= FIRST_FINAL:
+                    continue
+                if task.state == _RUNNING:
+                    self._out.cancel(task, "lease_lost")
+                self._life.end(task, State.CANCELLED, turn, error=m.TaskError("Terminated", reason))
+
+        self._table.with_tasks(ids, turn, act)
+
     def _cancel(self, task: Task, reason: str, turn: Turn) -> str:
         if task.state >= FIRST_FINAL:
             return "ended"

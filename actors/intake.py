@@ -67,6 +67,18 @@ class Intake:
 
         self._table.ask(ReadKeys(self._table.next_token, message.tenant, keys, message.request_id), resume, turn)
 
+    def make(self, kind: KindState, payload: bytes, priority: int, key: str, due_ms: int, turn: Turn) -> Task:
+        """Accept a task that nobody sent, due at once; `due_ms`: since when it is."""
+        task_id, lane = self._ids.next_id(turn.now_ms), kind.lane(priority, key)
+        row = (task_id, kind.id, _QUEUED, priority, due_ms, turn.now_ms, lane, key, "", payload)
+        turn.changes.inserted.append(row)
+        kind.counts.accepted += 1
+        kind.counts.waiting += 1
+        kept = payload if len(payload) <= self._keep_payload_max else None
+        task = Task(task_id, kind, _QUEUED, priority, due_ms, lane, key, "", kept)
+        self._waiting.place(task)
+        return task
+
     def _learn(self, message: m.SubmitTasks, answer: KeysRead, now_ms: int) -> list[int]:
         """Take in the store's answer; what was written meanwhile stays. Returns ids of tasks that may be replaced."""
         for dedupe_key, held in answer.held.items():

@@ -16,11 +16,12 @@ from .outgoing import Outgoing
 from .rows import ReadTasks, TasksRead
 from .states import State
 from .table import TaskTable
-from .task import Task
+from .task import Task, Tick
 from .timeouts import Timeouts
 
 _QUEUED, _RUNNING = State.QUEUED, State.RUNNING
 _COMPLETED = int(m.OutcomeKind.COMPLETED)
+_NO_TICK = Tick(0, 0, 0, "")
 
 
 class Leases:
@@ -191,6 +192,7 @@ class Leases:
         kinds: list[m.Kind] = []
         index: dict[int, int] = {}
         bodies: list[m.Body] = []
+        ticks = self._table.ticks
         unread: dict[int, int] = {}  # id → attempt of tasks whose payload or checkpoint only the store has
         for task in tasks:
             if task.state != _RUNNING or task.session != session:
@@ -205,9 +207,11 @@ class Leases:
                 kinds.append(kind.kind)
             total_ms = kind.template.total_timeout_ms
             deadline_ms = time_of_ms(task.id) + total_ms if total_ms else 0
+            tick = ticks.get(task.id, _NO_TICK)
             bodies.append(
-                m.Body(task.id, task.attempt, at, task.payload, task.priority, task.key, deadline_ms, task.checkpoint)
-            )
+                m.Body(task.id, task.attempt, at, task.payload, task.priority, task.key, deadline_ms, task.checkpoint,
+                       tick.name, tick.tick_ms)
+            )  # fmt: skip
         if bodies:
             turn.send(session_address(session), m.RunTasks(self._table.shard, kinds, bodies))
         if unread:

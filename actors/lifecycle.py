@@ -145,6 +145,8 @@ class Lifecycle:
         task.error = error
         self._table.tasks.pop(task.id, None)
         self._table.touch(task)
+        if task.id in self._table.ticks:
+            self._table.ended_ticks.append((task, self._table.ticks.pop(task.id)))
         if self._watchers.is_watched(task.id):
             end = TaskEnd(task.id, state, task.attempt, task.result, error)
             self._watchers.ended(end, task.kind.tenant, turn)

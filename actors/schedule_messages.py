@@ -46,19 +46,23 @@ class ScheduleSpec(Message, frozen=True):
     note: str = ""
 
 
-class ScheduleState(Message, frozen=True):
-    """How a schedule stands; rewritten with every tick.
+class ScheduleState(msgspec.Struct, array_like=True, gc=False):
+    """How a schedule stands; stored with every tick, and never sent to anybody as an object.
 
-    `cursor_ms`: the next tick that is not decided yet, 0: there is none, or it is not known before a run ends."""
+    `cursor_ms`: the next tick that is not decided yet, 0: there is none, or it is not known before a run ends. Of ticks up
+    to `pass_until_ms` only `late_ticks` fire; all others are missed."""
 
     cursor_ms: int = 0
-    fired: int = 0  # ticks that made a task, triggers included, backfills not
-    missed: int = 0  # ticks that passed while nobody could fire them, and that the rule for those left out
+    pass_until_ms: int = 0
+    late_ticks: tuple[int, ...] = ()
+    buffer: tuple[int, ...] = ()  # ticks that wait for a run to end, in order; those of people as negative numbers
+    fired: int = 0  # ticks of the rule that made a task
+    triggered: int = 0  # ticks of people that made one
+    missed: int = 0  # ticks that passed while nobody could fire them, and that were not made up for
     skipped: int = 0  # ticks left out because an earlier run was alive
     buffered: int = 0  # ticks that had to wait for an earlier run
     late: int = 0  # ticks that fired later than their precision allows
     failures: int = 0  # runs in a row that ended badly
-    buffer: tuple[int, ...] = ()  # ticks that wait for a run to end, in order
     paused: bool = False
     paused_by: str = ""
     paused_why: str = ""
@@ -68,7 +72,7 @@ class ScheduleState(Message, frozen=True):
     last_task: int = 0  # id of the task that the last tick made
     last_ended_ms: int = 0  # when the newest run ended
     last_outcome: int = 0  # the state in which it did
-    trigger_ms: int = 0  # the newest tick that a person triggered
+    trigger_ms: int = 0  # the newest tick of a person
     created_ms: int = 0
     updated_ms: int = 0  # when somebody last changed or paused it
 
@@ -153,7 +157,7 @@ class BackfillSpec(Message, frozen=True):
     by: str = ""
 
 
-class BackfillState(Message, frozen=True):
+class BackfillState(msgspec.Struct, array_like=True, gc=False):
     """`cursor_ms`: forwards, ticks before it are decided; backwards, ticks at or after it are."""
 
     cursor_ms: int

@@ -16,13 +16,18 @@ from ..runtime.hashing import slot_of
 from ..runtime.ids import IdSource
 from ..runtime.membership import SlotClaimed
 from . import messages as m
+from . import schedule_messages as sm
 from .backlog import BacklogConfig
+from .calendar_book import CalendarBook
 from .commands import Commands
 from .intake import Intake
 from .leases import Leases
 from .lifecycle import Lifecycle
 from .outgoing import Outgoing
 from .rows import Answer, KeysRead, LaneRead, LanesRead, ShardImage, TasksRead, TimersRead
+from .schedule_desk import ScheduleDesk
+from .schedule_rows import SchedulesRead, ScheduleTimersRead, TicksRead
+from .schedules import Schedules
 from .settings import Settings
 from .steps import Steps
 from .table import TaskTable
@@ -50,7 +55,7 @@ class ShardConfig:
     workers_are_local: bool = False  # True: workers live and die with this process, so at start no lease is alive
 
 
-class ShardActor(Actor[m.ShardMessage | Answer]):
+class ShardActor(Actor[m.ShardMessage | sm.ScheduleMessage | Answer]):
     """One shard."""
 
     def __init__(self, image: ShardImage, config: ShardConfig) -> None:
@@ -71,6 +76,9 @@ class ShardActor(Actor[m.ShardMessage | Answer]):
         self._commands = Commands(
             table, life, timeouts, watchers, out, keep_payload_max=config.keep_payload_max
         )  # fmt: skip
+        self._book = book = CalendarBook(image.schedules, image.shard, image.epoch, config.shards)
+        self._schedules = Schedules(image, table, self._intake, self._commands, book, config.timers)
+        self._desk = ScheduleDesk(table, self._schedules, ids)
         self._running_at_start = [Task.of_row(row, table.kind_of(row)) for row in image.running]
         self._settings = Settings(image, table, config.shards)
         self._usage = Usage(table, image.epoch, config.usage_interval_ms)
@@ -83,8 +91,9 @@ class ShardActor(Actor[m.ShardMessage | Answer]):
             if self._config.workers_are_local:
                 self._life.interrupt(task, "the scheduler stopped while it ran", turn)
         self._running_at_start = []
+        self._schedules.backfills.begin()
 
-    def handle(self, message: m.ShardMessage | Answer, turn: Turn) -> None:
+    def handle(self, message: m.ShardMessage | sm.ScheduleMessage | Answer, turn: Turn) -> None:
         if turn.now_ms != self._steps.latest_ms:
             self._take_time(turn)
         match message:
@@ -99,6 +108,8 @@ class ShardActor(Actor[m.ShardMessage | Answer]):
                 else:
                     turn.reply(refusal)
             case TimersRead() | LaneRead() | LanesRead() | TasksRead() | KeysRead():
+                self._table.answered(message, turn)
+            case ScheduleTimersRead() | SchedulesRead() | TicksRead():
                 self._table.answered(message, turn)
             case m.HeldLeases():
                 self._leases.reconcile(message, turn)
@@ -129,6 +140,12 @@ class ShardActor(Actor[m.ShardMessage | Answer]):
                 self._settings.configure_tenant(message, turn)
             case m.QueueConfigured() | m.TenantConfigured():
                 self._settings.answered(message, turn)
+            case sm.PutSchedules() | sm.CommandSchedules() | sm.StartBackfill() | sm.CommandBackfills():
+                self._desk.take(message, turn)
+            case sm.ConfigureCalendar():
+                self._book.configure(message, turn)
+            case sm.CalendarConfigured():
+                self._book.answered(message, turn)
             case SlotClaimed():
                 self._slot_claimed(message.slot, turn)
             case _:
@@ -136,7 +153,10 @@ class ShardActor(Actor[m.ShardMessage | Answer]):
 
     def due_ms(self) -> int | None:
         due = self._reconcile_due_ms
-        for other in (self._waiting.due_ms(), self._timeouts.due_ms(), self._watchers.due_ms(), self._usage.due_ms):
+        for other in (
+            self._waiting.due_ms(), self._timeouts.due_ms(), self._watchers.due_ms(), self._usage.due_ms,
+            self._schedules.due_ms(),
+        ):  # fmt: skip
             if other is not None and (due is None or other < due):
                 due = other
         return due
@@ -148,6 +168,7 @@ class ShardActor(Actor[m.ShardMessage | Answer]):
             self._life.fire(task)
         for task in self._timeouts.pop_due(turn.now_ms):
             self._life.overdue(task, turn)
+        self._schedules.on_time(turn)
         self._watchers.on_time(turn)
         self._usage.on_time(turn)
         if self._reconcile_due_ms is not None and self._reconcile_due_ms <= turn.now_ms:
@@ -156,6 +177,7 @@ class ShardActor(Actor[m.ShardMessage | Answer]):
     def end_turn(self, turn: Turn) -> None:
         if turn.now_ms != self._steps.latest_ms:
             self._take_time(turn)
+        self._schedules.end_turn(turn)
         self._waiting.end_turn(turn)
         self._leases.end_turn(turn)
         self._out.send(self._table.tasks.values(), turn)
@@ -190,7 +212,7 @@ class ShardActor(Actor[m.ShardMessage | Answer]):
         links, at_work = self._out.links, self._table.queues_at_work()
         goes_on = (
             bool(at_work) or self._leases.any_held or not links.all_shown
-            or self._usage.any_to_repeat or self._settings.any_unanswered
+            or self._usage.any_to_repeat or self._settings.any_unanswered or self._book.any_unanswered
         )  # fmt: skip
         for queue in links.silent_since(now_ms - reconcile_ms // 2, at_work):
             self._out.show_number(queue)
@@ -198,6 +220,7 @@ class ShardActor(Actor[m.ShardMessage | Answer]):
         self._leases.watch_again(turn)
         self._usage.repeat(turn)
         self._settings.repeat(turn)
+        self._book.repeat(turn)
         self._reconcile_due_ms = now_ms + reconcile_ms if goes_on else None
 
     def _take_time(self, turn: Turn) -> None:

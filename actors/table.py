@@ -16,7 +16,7 @@ from ..runtime.hashing import fnv1a
 from . import messages as m
 from .rows import Query, ReadTasks, ShardChanges, ShardImage, TaskRow, TasksRead
 from .states import FIRST_FINAL, State
-from .task import Counts, KindState, Task
+from .task import Counts, KindState, Task, Tick
 
 _RUNNING = State.RUNNING
 _encode = msgspec.msgpack.Encoder().encode
@@ -42,6 +42,10 @@ class TaskTable:
         self._pending: dict[int, tuple[int, Callable[[Any, Turn], None]]] = {}  # reads: turn asked, what then
         self._asked = 0  # the turn in which the read in hand was asked for
         self._touched: dict[int, int] = {}  # the turn in which a task last changed while any read was under way
+        self.ticks: dict[int, Tick] = {}
+        """Tasks alive that a tick made."""
+        self.ended_ticks: list[tuple[Task, Tick]] = []
+        """Those that ended in this turn."""
         for kind in image.kinds:
             self.learn(kind)
 
@@ -80,6 +84,9 @@ class TaskTable:
     def kind_of(self, row: TaskRow) -> KindState:
         return self._kinds[row.template_id]
 
+    def kind_of_id(self, template_id: int) -> KindState:
+        return self._kinds[template_id]
+
     # -- changes -----------------------------------------------------------------------------------------------------------
 
     def touch(self, task: Task) -> None:
@@ -87,6 +94,11 @@ class TaskTable:
         self._dirty[task.id] = task
         if self._pending:
             self._touched[task.id] = self._turn
+
+    def note_change(self, row_id: int) -> None:
+        """A row that is no task's is to be written: what reads under way say of it will be out of date."""
+        if self._pending:
+            self._touched[row_id] = self._turn
 
     def purge(self, task: Task, turn: Turn) -> None:
         """The task's row is to be deleted."""
@@ -166,9 +178,9 @@ class TaskTable:
 
         self.ask(ReadTasks(self.next_token, absent), resume, turn)
 
-    def rows_of(self, answer: Any) -> list[TaskRow]:
+    def rows_of(self, answer: Any) -> list[Any]:
         """Return the rows of an answer, their kinds learnt."""
         for kind in answer.kinds:
             self.learn(kind)
-        rows: list[TaskRow] = answer.rows
+        rows: list[Any] = answer.rows
         return rows

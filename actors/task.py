@@ -6,20 +6,31 @@ offered to a queue, or running. All others are rows in the store.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from .addresses import queue_address
 from .messages import Kind, LedgerEntry, TaskError
 from .rows import TaskRow, lane_of
 from .states import State
 
-FINAL_LABELS = ("completed", "failed", "cancelled", "dead", "expired", "skipped")
+_STORED = ("accepted", "fired", "completed", "failed", "cancelled", "dead", "expired", "skipped")
+
+
+class Tick(NamedTuple):
+    """The tick that made a task: of which schedule, which moment it names, and whose it is (`schedule_rows.SOURCE_RULE`)."""
+
+    schedule_id: int
+    tick_ms: int
+    source: int
+    name: str
 
 
 class Counts:
     """The ledger of one tenant and queue, in memory. `flushed` is what the store has."""
 
     __slots__ = (
-        "accepted", "cancelled", "completed", "dead", "expired", "failed", "flushed", "queue", "running", "skipped",
-        "tenant", "waiting",
+        "accepted", "cancelled", "completed", "dead", "expired", "failed", "fired", "flushed", "queue", "running",
+        "skipped", "tenant", "waiting",
     )  # fmt: skip
 
     def __init__(self, entry: LedgerEntry) -> None:
@@ -34,11 +45,14 @@ class Counts:
         self.dead = entry.dead
         self.expired = entry.expired
         self.skipped = entry.skipped
+        self.fired = entry.fired
         self.flushed = self._stored()
 
     def _stored(self) -> tuple[int, ...]:
-        # `accepted`, then the final states in the order of their labels.
-        return self.accepted, self.completed, self.failed, self.cancelled, self.dead, self.expired, self.skipped
+        # In the order of `_STORED`.
+        return (
+            self.accepted, self.fired, self.completed, self.failed, self.cancelled, self.dead, self.expired, self.skipped
+        )  # fmt: skip
 
     def differences(self) -> list[tuple[str, int]]:
         """Return (what, difference) since the last call, for the ledger's rows."""
@@ -47,7 +61,7 @@ class Counts:
             return []
         found = [
             (what, new - old)
-            for what, new, old in zip(("accepted", *FINAL_LABELS), stored, self.flushed, strict=True)
+            for what, new, old in zip(_STORED, stored, self.flushed, strict=True)
             if new != old
         ]
         self.flushed = stored
@@ -58,7 +72,7 @@ class Counts:
         return LedgerEntry(
             tenant=self.tenant, queue=self.queue, accepted=self.accepted, waiting=self.waiting, running=self.running,
             completed=self.completed, failed=self.failed, cancelled=self.cancelled, dead=self.dead,
-            expired=self.expired, skipped=self.skipped,
+            expired=self.expired, skipped=self.skipped, fired=self.fired,
         )  # fmt: skip
 
 

@@ -6,7 +6,9 @@ in the store only. So nothing is skipped at the edge of a page, however many tim
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from sortedcontainers import SortedList
 
@@ -26,10 +28,11 @@ class TimerConfig:
 
 
 class TimerQueue:
-    """Sorted timers up to the boundary."""
+    """Sorted timers up to the boundary. `query`: makes the query for a page, of the fields of `ReadTimers` in order."""
 
-    def __init__(self, config: TimerConfig) -> None:
+    def __init__(self, config: TimerConfig, query: Callable[[int, int, int, int, int], Any] = ReadTimers) -> None:
         self._config = config
+        self._query = query
         self._sorted: SortedList = SortedList()
         self._boundary: Key = (0, 0)
         self._beyond_ms: int | None = 0  # at or before the first timer beyond the boundary; None: there is none
@@ -85,7 +88,7 @@ class TimerQueue:
         del timers[:count]
         return ids
 
-    def next_page(self, now_ms: int, token: int) -> ReadTimers | None:
+    def next_page(self, now_ms: int, token: int) -> Any:
         """Return the query for the next page if it is time for one. One is under way at a time."""
         if not self._wants_page():
             return None
@@ -97,7 +100,7 @@ class TimerQueue:
         self._beyond_ms = None  # the page will tell; what is added meanwhile is noted here
         self._token = token
         after_due_ms, after_id = self._boundary
-        return ReadTimers(token, after_due_ms, after_id, until_ms, self._config.page)
+        return self._query(token, after_due_ms, after_id, until_ms, self._config.page)
 
     def take_page(self, token: int, keys: list[Key], last: Key | None, next_due_ms: int) -> list[int] | None:
         """Take the page that was asked for.

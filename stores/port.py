@@ -12,6 +12,8 @@ import msgspec
 
 from ..actors.messages import Kind, LedgerEntry
 from ..actors.rows import Answer, Query, ShardChanges, ShardImage, TaskRow
+from ..actors.rules import Calendar
+from ..actors.schedule_rows import BackfillRow, ScheduleRow, TickRow
 
 
 class TaskFilter(msgspec.Struct, frozen=True):
@@ -45,6 +47,25 @@ class TaskDetail(msgspec.Struct, frozen=True):
     permille: int
     note: str
     progress_at_ms: int
+
+
+class ScheduleFilter(msgspec.Struct, frozen=True):
+    """Which schedules of a tenant to list; empty fields match all. By name; `after`: names above this one only (keyset
+    paging)."""
+
+    tenant: str
+    names: tuple[str, ...] = ()
+    prefix: str = ""
+    paused: bool | None = None
+    after: str = ""
+    limit: int = 100
+
+
+class ScheduleDetail(msgspec.Struct, frozen=True):
+    """A schedule with its kind."""
+
+    row: ScheduleRow
+    kind: Kind
 
 
 class StoreStats(msgspec.Struct):
@@ -84,6 +105,26 @@ class Store(Protocol):
         """Return (attempt, text) in order; `attempt` 0: of all attempts."""
         ...
 
+    async def schedules(self, filter: ScheduleFilter) -> list[ScheduleDetail]:
+        """Return schedules by name. Pages are shorter than their limit only at the end, or where bodies are large: then
+        what follows the last one is another page."""
+        ...
+
+    async def ticks(self, schedule_id: int, *, before_ms: int = 0, limit: int = 100) -> list[TickRow]:
+        """Return ticks of a schedule, of any source, newest first, before the instant if one is given: `limit`, and those
+        that share the last one's moment, so that a page before that moment goes on exactly."""
+        ...
+
+    async def backfills(
+        self, tenant: str, *, schedule: str = "", limit: int = 100
+    ) -> list[tuple[BackfillRow, str]]:
+        """Return backfills of a tenant, or of its schedule of that name, newest first, each with the schedule's name."""
+        ...
+
+    async def calendars(self, tenant: str) -> list[Calendar]:
+        """Return the calendars of a tenant by name."""
+        ...
+
     async def ledger(self) -> tuple[list[LedgerEntry], list[LedgerEntry]]:
         """Return the counters and an independent recount from the rows (purged tasks added), summed over shards, both
         in one snapshot, each sorted by (tenant, queue). In the counters, waiting + running is derived from the rest and
@@ -100,7 +141,8 @@ class Store(Protocol):
 
     async def retain(self, before_ms: int, *, limit: int) -> int:
         """Delete up to `limit` ended tasks that ended before the instant, dead letters excepted, and expired dedupe
-        keys and requests; count them as purged in the ledger. Returns how many tasks went."""
+        keys and requests; as many ticks that fired before it and whose task has ended, and backfills that are over since
+        then; count them as purged in the ledger. Returns how many tasks went."""
         ...
 
     async def close(self) -> None:

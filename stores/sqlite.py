@@ -20,10 +20,12 @@ import aiosqlite
 
 from ..actors.messages import Kind, LedgerEntry
 from ..actors.rows import Answer, Query, ShardChanges, ShardImage, TaskRow
+from ..actors.rules import Calendar
+from ..actors.schedule_rows import BackfillRow, TickRow
 from ..runtime.clock import Clock
 from ..runtime.errors import StaleEpochError, StoreError, StoreUnusableError
-from . import sqlite_file, sqlite_lists, sqlite_rows, sqlite_upkeep
-from .port import StoreStats, TaskDetail, TaskFilter
+from . import sqlite_file, sqlite_lists, sqlite_rows, sqlite_schedule_lists, sqlite_upkeep
+from .port import ScheduleDetail, ScheduleFilter, StoreStats, TaskDetail, TaskFilter
 from .sqlite_group import GroupWriter
 from .sqlite_lock import FileLock
 from .sqlite_turn import Turn
@@ -34,6 +36,10 @@ Tasks = list[TaskRow]
 Details = list[TaskDetail]
 Logs = list[tuple[int, bytes]]
 Ledger = list[LedgerEntry]
+Schedules = list[ScheduleDetail]
+Ticks = list[TickRow]
+Backfills = list[tuple[BackfillRow, str]]
+Calendars = list[Calendar]
 Turns = list[Turn]
 Connections = list[aiosqlite.Connection]
 Group = list[tuple[Turn, asyncio.Future[None]]]
@@ -234,6 +240,24 @@ class SqliteStore:
     async def logs(self, task_id: int, attempt: int = 0) -> Logs:
         return sqlite_lists.logs_of(await self._read(sqlite_lists.logs(task_id, attempt), slow=True))
 
+    async def schedules(self, filter: ScheduleFilter) -> Schedules:
+        listing = sqlite_schedule_lists.ScheduleListing(filter)
+        while (statement := listing.next()) is not None:
+            listing.take(await self._read(statement, slow=True))
+        return listing.found
+
+    async def ticks(self, schedule_id: int, *, before_ms: int = 0, limit: int = 100) -> Ticks:
+        statement = sqlite_schedule_lists.ticks(schedule_id, before_ms, limit)
+        return sqlite_schedule_lists.listed_ticks(await self._read(statement, slow=True))
+
+    async def backfills(self, tenant: str, *, schedule: str = "", limit: int = 100) -> Backfills:
+        statement = sqlite_schedule_lists.backfills(tenant, schedule, limit)
+        return sqlite_schedule_lists.listed_backfills(await self._read(statement, slow=True))
+
+    async def calendars(self, tenant: str) -> Calendars:
+        statement = sqlite_schedule_lists.calendars(tenant)
+        return sqlite_schedule_lists.listed_calendars(await self._read(statement, slow=True))
+
     async def ledger(self) -> tuple[Ledger, Ledger]:
         return sqlite_lists.ledger_of(await self._read(sqlite_lists.LEDGER, slow=True))
 
@@ -277,10 +301,14 @@ class SqliteStore:
             gone += found
             if found < size:
                 break
-        now_ms = self._clock.now_ms()
-        for _ in range(max(limit // sqlite_upkeep.RETAIN_BATCH, 1)):
-            if not await self._write(sqlite_upkeep.retain_keys, now_ms, sqlite_upkeep.RETAIN_BATCH):
-                break
+        for function, instant_ms in (
+            (sqlite_upkeep.retain_ticks, before_ms),
+            (sqlite_upkeep.retain_backfills, before_ms),
+            (sqlite_upkeep.retain_keys, self._clock.now_ms()),
+        ):
+            for _ in range(max(limit // sqlite_upkeep.RETAIN_BATCH, 1)):
+                if not await self._write(function, instant_ms, sqlite_upkeep.RETAIN_BATCH):
+                    break
         return gone
 
     async def limit_size(self, max_bytes: int) -> None:

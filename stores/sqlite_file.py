@@ -15,6 +15,7 @@ from typing import Final
 from ..runtime.errors import DiskFullError, FoliotError, OutdatedError, StoreError, StoreUnusableError, UsageError
 from ..runtime.ids import MAX_SHARDS
 from .migrate import UnknownHistoryError, migrate_sqlite, migrations_for, schema_version
+from .sqlite_schedule_turn import is_repeated_tick
 from .sqlite_staged import GONE
 
 APPLICATION_ID: Final = 0x466F6C74
@@ -212,6 +213,8 @@ def refused(error: sqlite3.Error, path: str) -> FoliotError:
     """Return the error for a statement that failed on an open database."""
     if str(error) == GONE:
         return OutdatedError(GONE)
+    if is_repeated_tick(str(error)):
+        return OutdatedError("a tick was decided before")
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     match code:
         case sqlite3.SQLITE_FULL:

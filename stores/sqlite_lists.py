@@ -14,7 +14,8 @@ from ..actors.rows import TaskRow
 from ..actors.states import State
 from ..runtime.ids import MAX_ID
 from .port import AttemptRow, TaskDetail, TaskFilter
-from .sqlite_rows import KINDS, PACKED, Statement, blob, encode_json, kinds_of, unpack
+from .sqlite_pack import KINDS, Statement, blob, encode_json, kinds_of
+from .sqlite_rows import PACKED, unpack
 from .sqlite_staged import LABELS_SQL
 
 LIST_MAX: Final = 1_000
@@ -79,6 +80,11 @@ select (
     from (select tenant, queue, state, sum(total) as total
           from (select state, template_id, count(*) as total from tasks indexed by by_state group by state, template_id)
           cross join kinds using (template_id) group by tenant, queue, state order by tenant, queue, state)
+), (
+    select json_group_array(json_array(tenant, queue, total))
+    from (select tenant, queue, sum(total) as total
+          from (select template_id, count(*) as total from ticks where task_id > 0 group by template_id)
+          cross join kinds using (template_id) group by tenant, queue order by tenant, queue)
 )
 """
 _CONFIGS: Final = """
@@ -91,6 +97,7 @@ _decode_progress = msgspec.json.Decoder(list[tuple[int, int, str, int]]).decode
 _decode_logs = msgspec.json.Decoder(list[tuple[int, int]]).decode
 _decode_counters = msgspec.json.Decoder(list[tuple[str, str, str, int]]).decode
 _decode_recount = msgspec.json.Decoder(list[tuple[str, str, str | None, int, int]]).decode
+_decode_fired = msgspec.json.Decoder(list[tuple[str, str, int]]).decode
 _decode_queues = msgspec.json.Decoder(list[QueueConfig]).decode
 _decode_tenants = msgspec.json.Decoder(list[TenantConfig]).decode
 
@@ -153,7 +160,7 @@ def logs_of(row: Any) -> list[tuple[int, bytes]]:
 def ledger_of(row: Any) -> tuple[list[LedgerEntry], list[LedgerEntry]]:
     """Return counters and recount, each sorted by (tenant, queue)."""
     counters = _decode_counters(row[0])
-    return entries(counters, {}), _recounted(_decode_recount(row[1]), counters)
+    return entries(counters, {}), _recounted(_decode_recount(row[1]), _decode_fired(row[2]), counters)
 
 
 def configs_of(row: Any) -> tuple[list[QueueConfig], list[TenantConfig]]:
@@ -162,6 +169,8 @@ def configs_of(row: Any) -> tuple[list[QueueConfig], list[TenantConfig]]:
 
 
 _FINALS: Final = tuple([state.label for state in State if state.is_final])
+_COUNTED: Final = ("accepted", "fired", *_FINALS)
+_PURGED: Final = {"fired_purged": "fired", **{f"purged_{label}": label for label in _FINALS}}
 
 
 def entries(counters: list[tuple[str, str, str, int]], running: dict[tuple[str, str], int]) -> list[LedgerEntry]:
@@ -169,7 +178,7 @@ def entries(counters: list[tuple[str, str, str, int]], running: dict[tuple[str, 
     found: dict[tuple[str, str], dict[str, int]] = {}
     for tenant, queue, what, count in counters:
         counts = found.setdefault((tenant, queue), {})
-        if what == "accepted" or what in _FINALS:
+        if what in _COUNTED:
             counts[what] = counts.get(what, 0) + count
     for place, counts in found.items():
         ended = sum([counts.get(label, 0) for label in _FINALS])
@@ -179,18 +188,23 @@ def entries(counters: list[tuple[str, str, str, int]], running: dict[tuple[str, 
 
 
 def _recounted(
-    rows: list[tuple[str, str, str | None, int, int]], counters: list[tuple[str, str, str, int]]
+    rows: list[tuple[str, str, str | None, int, int]],
+    ticks: list[tuple[str, str, int]],
+    counters: list[tuple[str, str, str, int]],
 ) -> list[LedgerEntry]:
     found: dict[tuple[str, str], dict[str, int]] = {}
 
     def add(tenant: str, queue: str, what: str, count: int) -> None:
         counts = found.setdefault((tenant, queue), {"accepted": 0})
         counts[what] = counts.get(what, 0) + count
-        counts["accepted"] += count
+        if what != "fired":
+            counts["accepted"] += count
 
     for tenant, queue, label, state, count in rows:
         add(tenant, queue, label or ("running" if state == State.RUNNING else "waiting"), count)
+    for tenant, queue, count in ticks:
+        add(tenant, queue, "fired", count)
     for tenant, queue, what, count in counters:
-        if what.startswith("purged_"):
-            add(tenant, queue, what.removeprefix("purged_"), count)
+        if what in _PURGED:
+            add(tenant, queue, _PURGED[what], count)
     return [LedgerEntry(tenant, queue, **found[tenant, queue]) for tenant, queue in sorted(found)]

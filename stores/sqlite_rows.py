@@ -1,20 +1,16 @@
 """What a shard asks of SQLite: each query is one statement that returns one row.
 
-A thread gives the GIL away at every row it fetches, and against a busy event loop gets it back milliseconds later; so
-the database itself packs the rows of an answer: numbers and texts into one JSON array, bytes into one blob a column,
-with their lengths among the numbers. Statements and decoding are apart from their execution: a store runs the first in
-a thread and the second on the event loop; a simulation runs both in place.
+The database packs the rows of an answer (see `sqlite_pack`). Statements and decoding are apart from their execution: a
+store runs the first in a thread and the second on the event loop; a simulation runs both in place. Queries of schedules
+are in `sqlite_schedules`, and go through here.
 """
 
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
 
-from ..actors.messages import Kind
 from ..actors.rows import (
     Answer,
     KeysRead,
@@ -31,8 +27,11 @@ from ..actors.rows import (
     TimersRead,
 )
 from ..runtime.ids import MAX_ID
+from . import sqlite_schedules
+from .sqlite_pack import KINDS, blob, encode_json, kinds_of, texts
+from .sqlite_pack import Statement as Statement
+from .sqlite_pack import fetch as fetch
 
-Statement = tuple[str, Sequence[Any]]
 PAGED_PAYLOAD_MAX: Final = 16_384
 """Larger payloads are left out of pages of timers and lanes, so that a page has a bound; they are read by id."""
 
@@ -43,16 +42,8 @@ _COLUMNS: Final = (
 TASK_JSON: Final = f"json_array({_COLUMNS}, coalesce(length(payload), -1), length(result), length(error))"
 
 
-def blob(column: str) -> str:
-    """Return the expression that joins a column of bytes, which `group_concat` does as they are."""
-    return f"cast(group_concat({column}, '') as blob)"
-
-
 PACKED: Final = f"json_group_array({TASK_JSON}), {blob('payload')}, {blob('result')}, {blob('error')}"
 """Expressions that pack rows of tasks with their payloads; `unpack` is the other half."""
-KINDS: Final = (
-    "(select json_group_array(json(body)) from kinds where template_id in (select template_id from page)) as kinds"
-)
 _PAGED_PAYLOAD: Final = (
     f"(select payload from payloads where payloads.id = tasks.id and length(payload) <= {PAGED_PAYLOAD_MAX})"
 )
@@ -121,17 +112,9 @@ select (
 ), (select answer from requests where shard = ?1 and request_id = ?3)
 """
 
-_decode_kinds = msgspec.json.Decoder(list[Kind]).decode
 _decode_ints = msgspec.json.Decoder(list[int]).decode
 _decode_held = msgspec.json.Decoder(list[tuple[str, int, int]]).decode
 _decode_lengths = msgspec.json.Decoder(list[tuple[int, int]]).decode
-
-
-def fetch(connection: sqlite3.Connection, statement: Statement) -> Any:
-    """Run a statement that returns one row, and return that row. All of it is fetched, so no snapshot stays open."""
-    rows = connection.execute(*statement).fetchall()
-    assert len(rows) == 1
-    return rows[0]
 
 
 def statement_of(shard: int, query: Query) -> Statement:
@@ -146,11 +129,10 @@ def statement_of(shard: int, query: Query) -> Statement:
         case ReadTasks():
             return _TASKS, (encode_json(query.ids),)
         case ReadKeys():
-            # Bound, not in JSON, which cuts texts at a NUL; in few sizes, so that the statements stay prepared.
-            keys = query.dedupe_keys or [""]
-            size = 1 << (len(keys) - 1).bit_length()
-            values = (shard, query.tenant, query.request_id, *keys, *keys[-1:] * (size - len(keys)))
-            return _KEYS.format(",".join([f"(?{number})" for number in range(4, 4 + size)])), values
+            rows, keys = texts(query.dedupe_keys, first=4)
+            return _KEYS.format(rows), (shard, query.tenant, query.request_id, *keys)
+        case _:
+            return sqlite_schedules.statement_of(shard, query)
 
 
 def answer_of(query: Query, row: Any) -> Answer:
@@ -172,6 +154,8 @@ def answer_of(query: Query, row: Any) -> Answer:
         case ReadKeys():
             held = {key: (task_id, expires_ms) for key, task_id, expires_ms in _decode_held(row[0])}
             return KeysRead(query.token, held, row[1] or b"")
+        case _:
+            return sqlite_schedules.answer_of(query, row)
 
 
 def unpack(row: Any) -> list[TaskRow]:
@@ -189,13 +173,3 @@ def unpack(row: Any) -> list[TaskRow]:
         tasks.append(TaskRow(*cells))
         payload_at, result_at, error_at = payload_end, result_end, error_end
     return tasks
-
-
-def kinds_of(text: str) -> list[Kind]:
-    """Return the kinds of a JSON array of their bodies."""
-    return _decode_kinds(text)
-
-
-def encode_json(values: Any) -> str:
-    """Return JSON for `json_each`."""
-    return msgspec.json.encode(values).decode()

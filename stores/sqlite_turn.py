@@ -1,8 +1,8 @@
 """A shard's turn as SQLite takes it: rows as flat lists of cells, made on the event loop.
 
-Rows are `WIDTH` wide. Tasks' rows come in four lists, all other rows in a fifth with a number in front that says what they
-are. Binding costs 50 ns for an integer, 90 for a text or bytearray, but 530 for bytes and 400 for None, hence the zeros and
-bytearrays.
+Rows are `WIDTH` wide. Tasks' rows come in four lists, those of schedules in four more, all other rows in one with a number
+in front that says what they are. Binding costs 50 ns for an integer, 90 for a text or bytearray, but 530 for bytes and 400
+for None, hence the zeros and bytearrays.
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ from typing import Any, Final
 import msgspec
 
 from ..actors.rows import ShardChanges
+from .sqlite_schedule_turn import ScheduleCells, has_schedules
 
 WIDTH: Final = 10
 SMALL_MAX: Final = 4  # rows of tasks: up to here a statement each is faster than a step for all
 _NOTHING: Final = bytearray()
+_NO_CELLS: Final[list[Any]] = []  # never changed
 
 (FENCE, KIND, ATTEMPT, PAYLOAD, DEDUPE, REQUEST, PROGRESS, LOG, PURGED, QUEUE, TENANT, LEDGER, REVIVED) = range(1, 14)
 
@@ -26,8 +28,8 @@ class Turn:
     """One turn's rows as they are bound: made on the event loop while the group before is being written."""
 
     __slots__ = (
-        "counts", "ended", "epoch", "inserted", "is_rare", "is_small", "last_id", "leased", "moved", "others", "rows",
-        "shard",
+        "counts", "ended", "epoch", "has_schedules", "inserted", "is_rare", "is_small", "last_id", "leased", "moved",
+        "others", "rows", "schedule_moves", "schedules", "shard", "ticks", "ticks_ended",
     )  # fmt: skip
 
     def __init__(self, changes: ShardChanges) -> None:
@@ -44,7 +46,15 @@ class Turn:
                 self.ended[column::WIDTH] = [
                     bytearray(data) if data else _NOTHING for data in self.ended[column::WIDTH]
                 ]
-        last_id = self.last_id = max(changes.inserted)[0] if changes.inserted else 0
+        last_id = max(changes.inserted)[0] if changes.inserted else 0
+        self.has_schedules = has_schedules(changes)
+        self.schedules = self.schedule_moves = self.ticks = self.ticks_ended = _NO_CELLS
+        if self.has_schedules:
+            cells = ScheduleCells(changes)
+            self.schedules, self.schedule_moves = _wide(cells.schedules), _wide(cells.moves)
+            self.ticks, self.ticks_ended = _wide(cells.ticks), _wide(cells.ticks_ended)
+            last_id = max(last_id, cells.last_id)
+        self.last_id = last_id
         others: list[tuple[Any, ...]] = [(FENCE, shard, self.epoch, last_id)]
         if changes.kinds:
             others += [(KIND, kind.template_id, kind.tenant, kind.template.handler, kind.template.queue,
@@ -70,13 +80,19 @@ class Turn:
         if changes.tenants:
             others += [(TENANT, config.tenant, shard, _json(config)) for config in changes.tenants]
         self.is_rare = len(others) > 1
+        if self.has_schedules:
+            others += cells.others
         self.counts = [(shard, *key, by) for key, by in changes.ledger.items() if by]
         others += [(LEDGER, *row) for row in self.counts]
         padding = (0,) * WIDTH
         self.others = list(chain.from_iterable([(row + padding)[:WIDTH] for row in others]))
         of_tasks = (len(self.inserted) + len(self.leased) + len(self.moved) + len(self.ended)) // WIDTH
-        self.is_small = of_tasks <= SMALL_MAX and len(self.counts) <= SMALL_MAX and not self.is_rare
+        self.is_small = (
+            of_tasks <= SMALL_MAX and len(self.counts) <= SMALL_MAX and not self.is_rare and not self.has_schedules
+        )
         self.rows = of_tasks + len(self.others) // WIDTH
+        if self.has_schedules:
+            self.rows += sum(map(len, (self.schedules, self.schedule_moves, self.ticks, self.ticks_ended))) // WIDTH
 
 
 def _wide(rows: Sequence[tuple[Any, ...]]) -> list[Any]:

@@ -14,10 +14,13 @@ import msgspec
 
 from ..actors.messages import QueueConfig, TenantConfig
 from ..actors.rows import ShardImage
+from ..actors.schedule_messages import BackfillState
 from ..actors.states import State
 from ..runtime.ids import EPOCH_MS
+from . import sqlite_schedules
 from .sqlite_lists import entries
-from .sqlite_rows import KINDS, PACKED, fetch, kinds_of, unpack
+from .sqlite_pack import KINDS, fetch, kinds_of
+from .sqlite_rows import PACKED, unpack
 from .sqlite_staged import LABELS_SQL
 
 RETAIN_BATCH: Final = 500
@@ -45,7 +48,21 @@ from temp.going cross join tasks using (id) cross join kinds using (template_id)
 where true group by shard, tenant, queue, state
 on conflict do update set count = count + excluded.count
 """
+_GOING_TICKS: Final = """
+insert into temp.going_ticks (schedule_id, tick_ms, source)
+select schedule_id, tick_ms, source from ticks indexed by ticks_over
+where outcome <> 0 and at_ms < ?1 order by at_ms limit ?2
+"""
+_COUNT_GOING_TICKS: Final = """
+insert into ledger (shard, tenant, queue, what, count)
+select schedule_id >> 12 & 1023, tenant, queue, 'fired_purged', count(*)
+from temp.going_ticks cross join ticks using (schedule_id, tick_ms, source) cross join kinds using (template_id)
+where task_id > 0 group by 1, tenant, queue
+on conflict do update set count = count + excluded.count
+"""
 _OF_TASKS: Final = ("tasks", "payloads", "attempts", "logs", "progress")
+
+_decode_backfill = msgspec.msgpack.Decoder(BackfillState).decode
 
 
 @contextmanager
@@ -84,6 +101,7 @@ def claim(connection: sqlite3.Connection, shard: int, node: str) -> ShardImage:
         has_ready = connection.execute(
             "select exists (select 1 from tasks indexed by ready where shard = ? and state = 2)", (shard,)
         ).fetchone()[0]
+        schedules = sqlite_schedules.image(connection, shard)
     return ShardImage(
         shard=shard,
         epoch=epoch,
@@ -94,6 +112,7 @@ def claim(connection: sqlite3.Connection, shard: int, node: str) -> ShardImage:
         queues=[msgspec.json.decode(body, type=QueueConfig) for (body,) in queues],
         tenants=[msgspec.json.decode(body, type=TenantConfig) for (body,) in tenants],
         has_ready=bool(has_ready),
+        schedules=schedules,
     )
 
 
@@ -122,6 +141,33 @@ def retain_keys(connection: sqlite3.Connection, now_ms: int, limit: int) -> int:
                 (now_ms, limit),
             ).rowcount
     return gone
+
+
+def retain_ticks(connection: sqlite3.Connection, before_ms: int, limit: int) -> int:
+    """Delete up to `limit` ticks that fired before the instant and whose task has ended, count those that made one as
+    purged, and return how many went."""
+    connection.execute("create temp table if not exists going_ticks (schedule_id, tick_ms, source)")
+    with transaction(connection):
+        found: int = connection.execute(_GOING_TICKS, (before_ms, limit)).rowcount
+        if found:
+            connection.execute(_COUNT_GOING_TICKS)
+            connection.execute(
+                "delete from ticks where (schedule_id, tick_ms, source) in (select * from temp.going_ticks)"
+            )
+            connection.execute("delete from temp.going_ticks")
+    return found
+
+
+def retain_backfills(connection: sqlite3.Connection, before_ms: int, limit: int) -> int:
+    """Delete up to `limit` backfills that were over before the instant, and return how many that were."""
+    newest_id = max(before_ms - EPOCH_MS, 0) << _TIME_SHIFT
+    with transaction(connection):
+        over = connection.execute(
+            "select id, state from backfills where is_over = 1 and id < ? order by id", (newest_id,)
+        )
+        going = [(id,) for id, state in over if _decode_backfill(state).ended_ms < before_ms][:limit]
+        connection.executemany("delete from backfills where id = ?", going)
+    return len(going)
 
 
 def set_aside(connection: sqlite3.Connection, address: str, message: bytes, error: str, at_ms: int) -> None:

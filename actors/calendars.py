@@ -1,0 +1,272 @@
+"""Which moments a calendar, or an expression over calendars, allows.
+
+A moment belongs to a calendar if its local day is one of the days given (every day, if none are) and its local time is
+within the hours given (any time, if none are). Local is in the calendar's zone, or in the schedule's if it has none.
+`weekdays` (Monday to Friday) and `weekends` are always there and mean the schedule's zone; no calendar may be named so.
+
+An expression answers for spans, not only for moments: `window(instant)` says whether it allows an instant and until when
+that certainly stays so. A search can thus leap over what is excluded; a leap ends no later than the next change of day,
+hour, clock or year. Instants are seconds. Compiled calendars never change; what they remember of a year could be computed
+again.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from collections.abc import Callable, Mapping
+from datetime import date
+from functools import lru_cache
+from typing import Any, Final, Protocol
+
+from . import calendar_words as words
+from .days import DAY_S, END_S, day_of, easter, lowest_bit, month_length, weekday_of, year_of, year_start
+from .hours import Zone, check_zone
+from .rule_errors import InvalidCalendarError
+from .rules import Calendar
+from .spans import union
+
+BUILT_IN: Final = (
+    Calendar(name="weekdays", weekdays=(0, 1, 2, 3, 4)),
+    Calendar(name="weekends", weekdays=(5, 6)),
+)
+MAX_DATES: Final = 20_000  # in one calendar
+SEARCH_S: Final = 40 * 366 * DAY_S  # an allowed moment further away is not looked for
+SEARCH_STEPS: Final = 10_000  # spans looked at in one search
+
+_NAME: Final = re.compile(r"[a-z0-9_.-]{1,63}")
+_ALL_DAYS: Final = (1 << 366) - 1
+
+
+class Allowed(Protocol):
+    """What an expression allows."""
+
+    def window(self, instant: int) -> tuple[bool, int]:
+        """Return whether an instant is allowed, and until when (excluded) this stays so at least."""
+
+
+class Days:
+    """The days of a calendar, whatever the zone."""
+
+    __slots__ = ("_calendar", "_years", "is_every_day")
+
+    def __init__(self, calendar: Calendar) -> None:
+        self._calendar = calendar
+        given = (calendar.weekdays, calendar.dates, calendar.yearly, calendar.easter, calendar.nth_weekdays)
+        self.is_every_day = not any(given)
+        self._years: dict[int, int] = {}  # bits of the days of a year, made when first needed
+
+    def run(self, day: int) -> tuple[bool, int]:
+        """Return whether a day belongs to it, and the first day after it (at most a new year) where this may change."""
+        year = year_of(day)
+        start, end = year_start(year), year_start(year + 1)
+        if self.is_every_day:
+            return True, end
+        bits = self._years.get(year)
+        if bits is None:
+            bits = self._years[year] = self._days_of(year)
+        rest = bits >> (day - start)
+        has = bool(rest & 1)
+        rest = rest ^ _ALL_DAYS if has else rest
+        return has, min(day + lowest_bit(rest), end) if rest else end
+
+    def _days_of(self, year: int) -> int:
+        calendar = self._calendar
+        start, length = year_start(year), year_start(year + 1) - year_start(year)
+        days = [n for n in range(length) if weekday_of(start + n) in calendar.weekdays] if calendar.weekdays else []
+        prefix = f"{year:04d}-"
+        days += [date.fromisoformat(text).timetuple().tm_yday - 1 for text in calendar.dates if text.startswith(prefix)]
+        for text in calendar.yearly:
+            month, day = int(text[:2]), int(text[3:])
+            if day <= month_length(year, month):
+                days.append(day_of(year, month, day) - start)
+        for around in (year - 1, year, year + 1):
+            days += [easter(around) + after - start for after in calendar.easter]
+        days += [_nth_weekday(year, *each) - start for each in calendar.nth_weekdays]
+        bits = 0
+        for day in days:
+            if 0 <= day < length:
+                bits |= 1 << day
+        return bits
+
+
+def _nth_weekday(year: int, month: int, weekday: int, n: int) -> int:
+    """Return the day, or one before any year if the month has none."""
+    first, length = day_of(year, month, 1), month_length(year, month)
+    day = (weekday - weekday_of(first)) % 7
+    day += 7 * (n - 1) if n > 0 else 7 * ((length - 1 - day) // 7 + n + 1)
+    return first + day if 0 <= day < length else -1_000_000
+
+
+class _Leaf:
+    """One calendar in a zone."""
+
+    __slots__ = ("_days", "_edges", "_zone")
+
+    def __init__(self, days: Days, hours: tuple[tuple[int, int], ...], zone: Zone) -> None:
+        self._days = days
+        self._edges = tuple(edge * 60 for span in union(hours) for edge in span)  # in and out by turns, in seconds
+        self._zone = zone
+
+    def window(self, instant: int) -> tuple[bool, int]:
+        end, offset = self._zone.span(instant)
+        local = instant + offset
+        has, change = self._days.run(local // DAY_S)
+        until = change * DAY_S
+        if has and self._edges:
+            time = local % DAY_S
+            index = bisect_right(self._edges, time)
+            until = local - time + (self._edges[index] if index < len(self._edges) else DAY_S)
+            has = index % 2 == 1
+        return has, min(until - offset, end)
+
+
+class _Inverted:
+    __slots__ = ("_of",)
+
+    def __init__(self, of: Allowed) -> None:
+        self._of = of
+
+    def window(self, instant: int) -> tuple[bool, int]:
+        has, until = self._of.window(instant)
+        return not has, until
+
+
+class _Joined:
+    """Both sides, or either: if one side decides alone, then for as long as it does."""
+
+    __slots__ = ("_decides", "_left", "_right")
+
+    def __init__(self, left: Allowed, right: Allowed, *, is_and: bool) -> None:
+        self._left = left
+        self._right = right
+        self._decides = not is_and  # the value of one side that settles it
+
+    def window(self, instant: int) -> tuple[bool, int]:
+        left, left_until = self._left.window(instant)
+        right, right_until = self._right.window(instant)
+        if (left is self._decides) and (right is self._decides):
+            return left, max(left_until, right_until)
+        if left is self._decides:
+            return left, left_until
+        if right is self._decides:
+            return right, right_until
+        return left, min(left_until, right_until)
+
+
+def compiled(text: str, calendars: Mapping[str, Calendar], zone: str) -> Allowed | None:
+    """Return what an expression allows, None if it is empty. `zone`: of the calendars that have none.
+
+    Raises: InvalidCalendarError if it cannot be read, names a calendar that is not there, or one of them is wrong.
+    """
+    if not text.strip():
+        return None
+    known = {each.name: each for each in BUILT_IN}
+    used = {}
+    for name in words.names_of(_tree(text)):
+        calendar = known.get(name.name, calendars.get(name.name))
+        if calendar is None:
+            names = ", ".join(sorted({*known, *calendars})[:20])
+            problem = f"names {name.name!r} at position {name.position}, which is not there"
+            raise InvalidCalendarError("calendar", text, problem, f"one of {names}")
+        used[name.name] = calendar
+    return _compiled(text, tuple(used.items()), zone)
+
+
+def names_in(text: str) -> tuple[str, ...]:
+    """Return the names of an expression, each once, in the order they are written, without those built in.
+
+    Raises: InvalidCalendarError if it cannot be read.
+    """
+    if not text.strip():
+        return ()
+    built_in = [each.name for each in BUILT_IN]
+    names = [each.name for each in words.names_of(_tree(text))]
+    return tuple(name for name in dict.fromkeys(names) if name not in built_in)
+
+
+@lru_cache(maxsize=2_048)
+def _tree(text: str) -> words.Expression:
+    return words.parse(text)
+
+
+@lru_cache(maxsize=2_048)
+def _compiled(text: str, calendars: tuple[tuple[str, Calendar], ...], zone: str) -> Allowed:
+    return _built(_tree(text), dict(calendars), zone)
+
+
+def _built(tree: words.Expression, calendars: Mapping[str, Calendar], zone: str) -> Allowed:
+    match tree:
+        case words.Name(name=name):
+            calendar = calendars[name]
+            return _Leaf(days_of(calendar), calendar.hours, Zone(calendar.zone or zone, "skip", "both"))
+        case words.Not(of=of):
+            return _Inverted(_built(of, calendars, zone))
+        case words.Both(left=left, right=right, is_and=is_and):
+            return _Joined(_built(left, calendars, zone), _built(right, calendars, zone), is_and=is_and)
+
+
+@lru_cache(maxsize=1_024)
+def days_of(calendar: Calendar) -> Days:
+    """Return the days of a calendar, compiled. Raises: InvalidCalendarError."""
+    check_calendar(calendar)
+    return Days(calendar)
+
+
+def is_holidays(calendar: Calendar) -> bool:
+    """Tell whether a calendar names single days, such as holidays, and not only days of the week or hours."""
+    return bool(calendar.dates or calendar.yearly or calendar.easter or calendar.nth_weekdays)
+
+
+def opening(allowed: Allowed, instant: int) -> int | None:
+    """Return the first allowed instant from one on, None if a bounded search finds none: of forty years at most."""
+    end = min(instant + SEARCH_S, END_S)
+    for _ in range(SEARCH_STEPS):
+        has, until = allowed.window(instant)
+        if has:
+            return instant
+        instant = until
+        if instant >= end:
+            break
+    return None
+
+
+_CHECKS: Final[tuple[tuple[str, Callable[[Any], bool], str], ...]] = (
+    ("weekdays", lambda day: 0 <= day <= 6, "0 (Monday) to 6 (Sunday)"),
+    ("dates", lambda text: _is_date(text), "a date such as '2026-12-24'"),
+    ("yearly", lambda text: _is_date(f"2000-{text}"), "a day of the year such as '12-25'"),
+    ("easter", lambda days: -366 <= days <= 366, "-366 to 366 days after Easter Sunday"),
+    ("nth_weekdays", lambda each: _is_nth(*each), "(month 1-12, weekday 0-6, n 1 to 5 or -1 to -5)"),
+    ("hours", lambda each: 0 <= each[0] < each[1] <= 1_440, "(from, to) in minutes of the day, 0 <= from < to <= 1440"),
+)
+
+
+def check_calendar(calendar: Calendar) -> None:
+    """Raises: InvalidCalendarError, which names what of the calendar is wrong; InvalidZoneError."""
+
+    def wrong(field: str, value: object, problem: str, expected: str) -> InvalidCalendarError:
+        return InvalidCalendarError(f"{field} of calendar {calendar.name!r}", value, problem, expected)
+
+    if not _NAME.fullmatch(calendar.name) or calendar.name in words.OPERATORS:
+        raise wrong("name", calendar.name, "cannot be used", "1-63 of a-z, 0-9, '_', '.' and '-', no operator")
+    if calendar not in BUILT_IN and any(calendar.name == each.name for each in BUILT_IN):
+        raise wrong("name", calendar.name, "is built in", "another name")
+    if len(calendar.dates) > MAX_DATES:
+        raise wrong("dates", len(calendar.dates), "are too many", f"at most {MAX_DATES}")
+    for field, is_right, expected in _CHECKS:
+        for value in getattr(calendar, field):
+            if not is_right(value):
+                raise wrong(field, value, "cannot be meant", expected)
+    if calendar.zone:
+        check_zone(calendar.zone, field=f"zone of calendar {calendar.name!r}")
+
+
+def _is_date(text: str) -> bool:
+    try:
+        return date.fromisoformat(text).isoformat() == text
+    except ValueError:
+        return False
+
+
+def _is_nth(month: int, weekday: int, n: int) -> bool:
+    return 1 <= month <= 12 and 0 <= weekday <= 6 and 1 <= abs(n) <= 5

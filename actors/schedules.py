@@ -1,0 +1,244 @@
+"""The schedules of one shard: which are in memory, when they are looked at, and what is written of them.
+
+What always holds: the tick that fired, its task and the schedule's next tick are rows of one turn; a schedule is in memory
+while it is in the timers or a run of it is alive, and only then; every other one is a row in the store, found by its time or
+by its name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Final
+
+from ..runtime.actor import Turn
+from ..runtime.errors import UsageError
+from .backfills import Backfills
+from .calendar_book import CalendarBook
+from .commands import Commands
+from .firing import Firing
+from .intake import Intake
+from .rows import ShardImage
+from .schedule import Schedule
+from .schedule_rows import (
+    SOURCE_RULE,
+    SOURCE_TRIGGER,
+    ReadCalendared,
+    ReadScheduleTimers,
+    ScheduleRow,
+    SchedulesRead,
+    ScheduleTimersRead,
+)
+from .states import State
+from .table import TaskTable
+from .task import Tick
+from .timers import TimerConfig, TimerQueue
+
+FIRE_MAX: Final = 512  # schedules to a turn
+_SWEEP: Final = 256
+_TIERS: Final = 2
+
+
+class Schedules:
+    """The memory of one shard's schedules, and their timers."""
+
+    def __init__(
+        self, image: ShardImage, table: TaskTable, intake: Intake, commands: Commands, book: CalendarBook,
+        timers: TimerConfig,
+    ) -> None:  # fmt: skip
+        self.book = book
+        self.firing = Firing(table, intake, commands, book)
+        self.memory: dict[int, Schedule] = {}
+        self.by_name: dict[tuple[str, str], Schedule] = {}
+        self._table = table
+        self._timers = [TimerQueue(timers, _pages_of(tier)) for tier in range(_TIERS)]
+        self._changed: dict[int, Schedule] = {}  # their rows are to be moved
+        self._swept: int | None = 0 if book.changed else None  # up to which id the calendars' users were looked at again
+        self._is_sweeping = False
+        for row in image.schedules.schedules:
+            self.remember(Schedule.of_row(row, table.kind_of_id(row.template_id)))
+        self.backfills = Backfills(image.schedules, table, self)
+        for tick in image.schedules.ticks:
+            schedule = self.memory[tick.schedule_id]
+            table.ticks[tick.task_id] = Tick(schedule.id, tick.tick_ms, tick.source, schedule.name)
+            if tick.source in (SOURCE_RULE, SOURCE_TRIGGER):
+                schedule.alive[tick.task_id] = tick.tick_ms
+
+    # -- the shard's turn --------------------------------------------------------------------------------------------------
+
+    def due_ms(self) -> int | None:
+        first = [due for due in (timers.due_ms() for timers in self._timers) if due is not None]
+        return min(first) if first else None
+
+    def on_time(self, turn: Turn) -> None:
+        """Decide the ticks whose time has come, those of high precision first."""
+        room = FIRE_MAX
+        for timers in self._timers:
+            ids = timers.pop_due(turn.now_ms, room)
+            room -= len(ids)
+            for id in ids:
+                schedule = self.memory[id]
+                schedule.in_timers = False
+                self.decide(schedule, turn)
+
+    def end_turn(self, turn: Turn) -> None:
+        """Let go on what waited for tasks that have ended, write what changed, ask for what is wanted."""
+        table = self._table
+        while table.ended_ticks:
+            ended, table.ended_ticks = table.ended_ticks, []
+            for task, tick in ended:
+                turn.changes.ticks_ended.append((tick.schedule_id, tick.tick_ms, tick.source, int(task.state)))
+                if tick.source not in (SOURCE_RULE, SOURCE_TRIGGER):
+                    self.backfills.run_ended(tick, State(task.state), turn)
+                    continue
+                schedule = self.memory[tick.schedule_id]
+                self._carefully(schedule, turn, partial(self.firing.run_ended, schedule, task, turn))
+        self.backfills.end_turn(turn)
+        for schedule in self._changed.values():
+            turn.changes.schedule_moves.append(schedule.move())
+        self._changed = {}
+        for tier, timers in enumerate(self._timers):
+            for id in timers.shed():
+                self._out_of_timers(id)
+            page = timers.next_page(turn.now_ms, table.next_token)
+            if page is not None:
+                table.ask(page, partial(self._take_page, tier), turn)
+        if self.book.changed:
+            self.book.changed, self._swept = False, 0
+        if self._swept is not None and not self._is_sweeping:
+            self._is_sweeping = True
+            table.ask(ReadCalendared(table.next_token, self._swept, _SWEEP), self._sweep, turn)
+
+    # -- one schedule ------------------------------------------------------------------------------------------------------
+
+    def decide(self, schedule: Schedule, turn: Turn) -> None:
+        """Decide its ticks whose time has come."""
+        self._carefully(schedule, turn, partial(self.firing.decide, schedule, turn))
+
+    def _carefully(self, schedule: Schedule, turn: Turn, step: Callable[[], None]) -> None:
+        """Take a step of a schedule; one that has become impossible is paused, with the reason."""
+        try:
+            step()
+        except UsageError as error:
+            self.firing.pause(schedule, "foliot", str(error), turn.now_ms)
+        self.settle(schedule, turn)
+
+    def settle(self, schedule: Schedule, turn: Turn) -> None:
+        """See to it that the timers and the store know when it is due, and that it is in memory only while it must be."""
+        self.point(schedule, turn.now_ms)
+        self._table.note_change(schedule.id)
+        self._changed[schedule.id] = schedule
+
+    def point(self, schedule: Schedule, now_ms: int) -> None:
+        """Put it into the timers by its cursor."""
+        state, timers = schedule.state, self._timers[schedule.tier]
+        next_ms = 0
+        if state.cursor_ms and not state.paused and not state.is_over:
+            is_passing = state.cursor_ms <= state.pass_until_ms
+            next_ms = max(state.cursor_ms if is_passing else self.firing.ticks(schedule).due(state.cursor_ms), 1)
+        if schedule.in_timers and next_ms != schedule.next_ms:
+            timers.discard(schedule.next_ms, schedule.id)
+            schedule.in_timers = False
+        schedule.next_ms = next_ms
+        schedule.stamp = self.book.stamp(schedule.tenant, schedule.spec.rule.calendar)
+        if next_ms and not schedule.in_timers:
+            schedule.in_timers = timers.add(next_ms, schedule.id, now_ms)
+        if schedule.in_timers or schedule.alive:
+            self.remember(schedule)
+        else:
+            self.forget(schedule)
+
+    def remember(self, schedule: Schedule) -> None:
+        self.memory[schedule.id] = schedule
+        self.by_name[schedule.tenant, schedule.name] = schedule
+
+    def forget(self, schedule: Schedule) -> None:
+        if self.memory.pop(schedule.id, None) is not None:
+            del self.by_name[schedule.tenant, schedule.name]
+
+    def remove(self, schedule: Schedule, turn: Turn) -> None:
+        """Delete it. Tasks of it that are alive go on as tasks of nobody."""
+        if schedule.in_timers:
+            self._timers[schedule.tier].discard(schedule.next_ms, schedule.id)
+            schedule.in_timers = False
+        ticks = self._table.ticks
+        for task_id in [id for id, tick in ticks.items() if tick.schedule_id == schedule.id]:
+            del ticks[task_id]
+        schedule.alive = {}
+        self.backfills.remove(schedule)
+        self.forget(schedule)
+        self._changed.pop(schedule.id, None)
+        self._table.note_change(schedule.id)
+        turn.changes.schedules_deleted.append(schedule.id)
+
+    def retier(self, schedule: Schedule, tier: int) -> None:
+        """Its rule is about to change: it leaves the line it waits in, if it is to wait in another one."""
+        if schedule.in_timers and tier != schedule.tier:
+            self._timers[schedule.tier].discard(schedule.next_ms, schedule.id)
+            schedule.in_timers = False
+
+    def of_row(self, row: ScheduleRow) -> Schedule:
+        """Return the schedule of a row: the one in memory, if it is there."""
+        return self.memory.get(row.id) or Schedule.of_row(row, self._table.kind_of_id(row.template_id))
+
+    # -- pages -------------------------------------------------------------------------------------------------------------
+
+    def _take_page(self, tier: int, answer: ScheduleTimersRead, turn: Turn) -> None:
+        table = self._table
+        last = (answer.rows[-1].next_ms, answer.rows[-1].id) if answer.rows else None
+        rows = []
+        for row in table.rows_of(answer):
+            schedule = self.memory.get(row.id)
+            if schedule is None:
+                if not table.is_stale(row.id):
+                    rows.append(row)
+            elif schedule.next_ms == row.next_ms and schedule.tier == tier and not schedule.in_timers:
+                rows.append(row)
+        keys = [(row.next_ms, row.id) for row in rows]
+        dropped = self._timers[tier].take_page(answer.token, keys, last, answer.next_due_ms)
+        if dropped is None:
+            return
+        for row in rows:
+            schedule = self.of_row(row)
+            schedule.in_timers = True
+            self.remember(schedule)
+        for id in dropped:
+            self._out_of_timers(id)
+
+    def _out_of_timers(self, id: int) -> None:
+        schedule = self.memory[id]
+        schedule.in_timers = False
+        if not schedule.alive:
+            self.forget(schedule)
+
+    # -- calendars ---------------------------------------------------------------------------------------------------------
+
+    def _sweep(self, answer: SchedulesRead, turn: Turn) -> None:
+        """Compute the next tick again of schedules whose calendars have changed, page after page."""
+        self._is_sweeping = False
+        rows = self._table.rows_of(answer)
+        if self.book.changed:
+            return  # again, from the beginning
+        self._swept = rows[-1].id if len(rows) == _SWEEP else None
+        for row in rows:
+            if row.id not in self.memory and self._table.is_stale(row.id):
+                continue  # what changed it knew the calendars
+            schedule = self.of_row(row)
+            if schedule.stamp == self.book.stamp(schedule.tenant, schedule.spec.rule.calendar):
+                continue
+            schedule.rule_changed()
+            self._carefully(schedule, turn, partial(self._recompute, schedule, turn.now_ms))
+
+    def _recompute(self, schedule: Schedule, now_ms: int) -> None:
+        state = schedule.state
+        if state.paused:
+            self.firing.go_on(schedule, state.paused_at_ms)
+        elif not state.cursor_ms or state.cursor_ms > now_ms:
+            self.firing.go_on(schedule, now_ms)  # else it is about to be decided, and goes on by the calendars of now
+
+
+def _pages_of(tier: int) -> Any:
+    def query(token: int, after_ms: int, after_id: int, until_ms: int, limit: int) -> ReadScheduleTimers:
+        return ReadScheduleTimers(token, after_ms, after_id, until_ms, limit, tier)
+
+    return query

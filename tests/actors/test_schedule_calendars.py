@@ -1,0 +1,111 @@
+"""Shared calendars at a shard: kept, told to others, and what an edit of one does to the schedules that name it."""
+
+from __future__ import annotations
+
+import pytest
+
+from foliot.actors import schedule_messages as sm
+from foliot.actors.calendar_book import DELETED, calendar_slot
+from foliot.actors.rules import Calendar, Rule
+from foliot.actors.shard import ShardConfig
+
+from .harness_schedules import HOUR, START_MS, TENANT, ScheduleHarness
+
+DAY = 24 * HOUR
+# START_MS is 2027-01-15 08:00 UTC, a Friday.
+DAILY = Rule(cron="0 9 * * *", calendar="not closed")
+
+
+@pytest.fixture
+def shard() -> ScheduleHarness:
+    return ScheduleHarness()
+
+
+def _day(shard: ScheduleHarness, name: str) -> int:
+    """Return how many days after the start the next tick comes."""
+    return (shard.next_ms(name) - START_MS - HOUR) // DAY
+
+
+def test_a_calendar_leaves_ticks_out(shard: ScheduleHarness) -> None:
+    shard.calendar(Calendar("closed", dates=("2027-01-15", "2027-01-16")))
+    shard.put("open", rule=DAILY)
+    assert _day(shard, "open") == 2
+
+
+def test_an_unknown_calendar_is_refused(shard: ScheduleHarness) -> None:
+    assert shard.put("open", rule=DAILY) == ["refused"]
+    assert "closed" in shard.refused[0].text
+
+
+def test_an_edit_moves_the_next_tick_of_all_that_name_it_also_those_far_off(shard: ScheduleHarness) -> None:
+    shard.calendar(Calendar("closed", dates=("2027-01-15", "2027-01-16")))
+    names = [f"open{number}" for number in range(600)]
+    for start in range(0, 600, 100):
+        shard.put(*names[start : start + 100], rule=DAILY)
+    shard.put("other", rule=Rule(cron="0 9 * * *"))
+    changed = shard.calendar(Calendar("closed", dates=("2027-01-15",)))
+    assert changed.version == 2
+    assert {_day(shard, name) for name in names} == {1}
+    assert _day(shard, "other") == 0
+
+
+def test_an_edit_is_found_again_after_a_crash_in_the_middle(shard: ScheduleHarness) -> None:
+    shard.calendar(Calendar("closed", dates=("2027-01-15",)))
+    shard.put("open", rule=DAILY)
+    shard.hold_reads = True
+    shard.calendar(Calendar("closed", dates=("2027-01-15", "2027-01-16", "2027-01-17")))
+    assert _day(shard, "open") == 1
+    shard.held = []
+    shard.hold_reads = False
+    shard.reopen()
+    assert _day(shard, "open") == 3
+
+
+def test_a_paused_schedule_goes_by_the_calendar_of_its_resumption(shard: ScheduleHarness) -> None:
+    shard.calendar(Calendar("closed", dates=("2027-01-15",)))
+    shard.put("open", rule=DAILY)
+    shard.do("pause", "open")
+    shard.calendar(Calendar("closed", dates=("2027-01-20",)))
+    shard.do("resume", "open")
+    assert _day(shard, "open") == 0
+
+
+def test_a_schedule_whose_calendar_is_deleted_pauses_and_says_why(shard: ScheduleHarness) -> None:
+    shard.calendar(Calendar("closed", dates=("2027-01-15",)))
+    shard.put("open", rule=DAILY)
+    shard.calendar(Calendar("closed", version=DELETED))
+    state = shard.state("open")
+    assert state.paused
+    assert "closed" in state.paused_why
+    assert shard.connection.execute("select count(*) from calendars").fetchone() == (0,)
+
+
+def test_calendars_belong_to_tenants(shard: ScheduleHarness) -> None:
+    shard.calendar(Calendar("closed", dates=("2027-01-15",)), tenant="other")
+    assert shard.put("open", rule=DAILY) == ["refused"]
+
+
+def test_a_change_is_told_to_every_other_shard_until_each_has_answered() -> None:
+    shards = 3
+    name = next(f"c{number}" for number in range(100) if calendar_slot(TENANT, f"c{number}", shards) == 0)
+    shard = ScheduleHarness(ShardConfig(shards=shards))
+    shard.calendar(Calendar(name, weekdays=(6,)))
+    orders = [(envelope.to, envelope.message) for envelope in shard.sent
+              if isinstance(envelope.message, sm.ConfigureCalendar)]  # fmt: skip
+    assert [to for to, _ in orders] == ["shard.1", "shard.2"]
+    answer = sm.CalendarConfigured(TENANT, orders[0][1].calendar, orders[0][1].epoch, orders[0][1].number)
+    shard.deliver(answer, sender="shard.1", request=0)
+    before = len(shard.messages(sm.ConfigureCalendar))
+    shard.advance_ms(10_000)
+    again = [envelope.to for envelope in shard.sent if isinstance(envelope.message, sm.ConfigureCalendar)][before:]
+    assert again == ["shard.2"]
+
+
+def test_of_two_changes_the_newer_wins_in_whatever_order_they_come(shard: ScheduleHarness) -> None:
+    new = sm.ConfigureCalendar(TENANT, Calendar("closed", dates=("2027-01-15",), version=2), 3, 2)
+    old = sm.ConfigureCalendar(TENANT, Calendar("closed", dates=("2027-01-18",), version=1), 3, 1)
+    for message in (new, old):
+        (answer,) = shard.deliver(message, sender="shard.7")
+        assert answer == sm.CalendarConfigured(TENANT, message.calendar, message.epoch, message.number)
+    shard.put("open", rule=DAILY)
+    assert _day(shard, "open") == 1
