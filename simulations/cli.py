@@ -21,11 +21,12 @@ from ..sdk.durations import parse_span
 from .campaign import Outcome, Plan, campaign
 from .case import decode_case
 from .cli_case import diff, explain, replay, shrink, timeline
-from .cli_targets import checked_profile, told
+from .cli_targets import SEED_DIGITS, FileAccessError, checked_profile, told
 from .corpus import CASES, check_cases, store_case
 from .tally import Tally, line_of
 
 SEEDS: Final = 100
+_FIRST_MAX: Final = 10 ** (SEED_DIGITS - 1)  # so that all seeds that follow have digits few enough to be named
 _CASES_KEPT: Final = 10  # files of each identity
 _NS: Final = 1_000_000_000
 
@@ -41,7 +42,7 @@ for _command in (replay, diff, shrink, timeline, explain):
 
 @sim.command()
 @click.option("--seeds", type=click.IntRange(1), default=None, help=f"How many; {SEEDS} unless --for says how long.")
-@click.option("--from", "first", type=click.IntRange(0), default=0, show_default=True, help="The first seed.")
+@click.option("--from", "first", type=click.IntRange(0, _FIRST_MAX), default=0, show_default=True, help="The first seed.")
 @click.option("--for", "span", metavar="SPAN", default=None, help="Begin seeds for so long, such as 5m.")
 @click.option("--profile", default="", help="What kind of faults and work; by default each seed draws one.")
 @click.option("--jobs", type=click.IntRange(1, 256), default=2, show_default=True, help="Processes at once.")
@@ -170,7 +171,13 @@ def _print_summary(keeper: _Keeper, watch: _Watch, *, figures: bool, never: list
 
 
 def _names_in(path: Path | None) -> list[str]:
-    lines = path.read_text(encoding="utf-8").splitlines() if path is not None else []
+    """Raises: FileAccessError."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines() if path is not None else []
+    except OSError as error:
+        raise FileAccessError("read", str(path), error.strerror or str(error)) from error
+    except UnicodeDecodeError as error:
+        raise FileAccessError("read", str(path), "it is no text") from error
     return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
 
 

@@ -19,11 +19,14 @@ from . import explain as explaining
 from .case import encode_case
 from .cli_targets import (
     case_of_target,
+    checked_output,
+    is_file,
     profile_option,
     run_of,
     told,
     trace_in,
     trace_of_target,
+    write_file,
     write_trace_file,
 )
 from .corpus import NoCaseError, file_name
@@ -47,6 +50,7 @@ _level = click.option("--level", type=click.IntRange(1, 2), default=1, show_defa
 @told
 def replay(target: str, profile: str, trace: Path | None, level: int, hot: bool, as_json: bool) -> None:
     """Run a case again: what is done to the cluster, and what it shows."""
+    checked_output(trace)
     case = case_of_target(target, profile)
     if not as_json:
         _say(case_words(case, with_work=False))
@@ -79,6 +83,7 @@ def shrink(
     target: str, profile: str, output: Path | None, budget: int, limit: str | None, expect: str, as_json: bool
 ) -> None:
     """Find the least that still shows the violation, and tell what is left."""
+    checked_output(output)
     case = case_of_target(target, profile)
     clock = SystemClock()
     end_ns = None if limit is None else clock.mono_ns() + parse_span(limit, what="for") * 1_000_000
@@ -90,7 +95,7 @@ def shrink(
         stop=lambda: end_ns is not None and clock.mono_ns() >= end_ns,
     )
     if output is not None:
-        output.write_bytes(encode_case(smaller))
+        write_file(output, encode_case(smaller))
     if as_json:
         echo_json({"runs": runs, "expect": smaller.expect, "case": msgspec.to_builtins(smaller)})
         return
@@ -115,9 +120,10 @@ def shrink(
 @told
 def timeline(target: str, profile: str, output: Path | None, level: int, as_json: bool) -> None:
     """Draw a run as a page with a lane for each process, which a browser opens from the disk."""
+    checked_output(output)
     trace = trace_of_target(target, profile, level)
     path = output if output is not None else Path(f"timeline-{file_name(Path(target).stem)}.html")
-    path.write_text(page(trace), encoding="utf-8")
+    write_file(path, page(trace).encode())
     found = [event.text("text") for event in trace.violations()]
     if as_json:
         echo_json({"file": str(path), "events": len(trace.events), "violations": found})
@@ -156,7 +162,7 @@ def diff(first: str, second: str, as_json: bool) -> None:
 
 
 def _trace_file(target: str) -> TraceFile:
-    if not Path(target).is_file():
+    if not is_file(target):
         raise NoCaseError(target, "a file that `foliot sim replay --trace` wrote")
     found = trace_in(target)
     if found is None:

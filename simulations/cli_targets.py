@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -21,6 +22,8 @@ from .result import Result
 from .safe_run import Run, safely
 
 SEED_DIGITS: Final = 19
+EXIT_UNREAD: Final = 141
+"""Of a process whose output nobody reads any more, as shells tell it."""
 
 
 class NoSuchProfileError(UsageError):
@@ -33,15 +36,54 @@ class NoSuchProfileError(UsageError):
         self.name = name
 
 
+class InvalidSeedError(UsageError):
+    """A number that no seed can be."""
+
+    code = "invalid_seed"
+
+    def __init__(self, text: str) -> None:
+        expected = f"a seed of at most {SEED_DIGITS}, or the name of a file"
+        super().__init__(f"{text[:SEED_DIGITS]}… has {len(text)} digits, expected {expected}")
+        self.digits = len(text)
+
+
+class FileAccessError(UsageError):
+    """A file that cannot be read or written."""
+
+    code = "file_access"
+
+    def __init__(self, verb: str, path: str, reason: str) -> None:
+        expected = "a file" if verb == "read" else "a file in a folder that can be written to"
+        super().__init__(f"cannot {verb} {path[:200]!r}: {reason}; expected {expected}")
+        self.path = path
+        self.reason = reason
+
+
 def told(function: Callable[..., None]) -> Callable[..., None]:
-    """Give a command `--json`, and let its errors end as one line and an exit code."""
+    """Give a command `--json`, and let its errors end as one line and an exit code. Whoever reads may stop reading."""
 
     @click.option("--json", "as_json", is_flag=True, help="Print JSON only.")
     @functools.wraps(function)
     def wrapped(*args: Any, as_json: bool, **kwargs: Any) -> None:
-        guarded(lambda: function(*args, as_json=as_json, **kwargs), as_json=as_json)
+        guarded(lambda: _while_read(lambda: function(*args, as_json=as_json, **kwargs)), as_json=as_json)
 
     return wrapped
+
+
+def _while_read(work: Callable[[], None]) -> None:
+    """Work, and end the process quietly, as others of a pipe do, once nobody reads what is printed."""
+    try:
+        try:
+            work()
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except BrokenPipeError:  # what is left in it would be complained about at the very end
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        sys.exit(EXIT_UNREAD)
 
 
 def profile_option(function: Callable[..., None]) -> Callable[..., None]:
@@ -59,8 +101,9 @@ def checked_profile(name: str) -> str:
 
 
 def case_of_target(target: str, profile: str) -> Case:
-    """Return the case of a seed, a case's file or a trace's. Raises: NoCaseError, InvalidCaseError, NoSuchProfileError."""
-    if target.isascii() and target.isdecimal() and len(target) <= SEED_DIGITS:
+    """Return the case of a seed, a case's file or a trace's. Raises: NoCaseError, InvalidCaseError, InvalidSeedError,
+    NoSuchProfileError, FileAccessError."""
+    if _is_seed(target):
         from .plan import plan
 
         return plan(int(target), checked_profile(profile))
@@ -71,12 +114,34 @@ def case_of_target(target: str, profile: str) -> Case:
     return read_case(Path(target))
 
 
+def _is_seed(target: str) -> bool:
+    """Raises: InvalidSeedError if it is a number with too many digits, and no file has that name."""
+    if not (target.isascii() and target.isdecimal()):
+        return False
+    if len(target) <= SEED_DIGITS:
+        return True
+    if not is_file(target):
+        raise InvalidSeedError(target)
+    return False
+
+
+def is_file(target: str) -> bool:
+    """Tell whether there is such a file; a name that no file can have is none."""
+    try:
+        return Path(target).is_file()
+    except OSError:
+        return False
+
+
 def trace_in(target: str) -> TraceFile | None:
-    """Return the trace in a file, or None if the file holds something else. Raises: NoCaseError, InvalidTraceError."""
-    path = Path(target)
-    if not path.is_file():
-        raise NoCaseError(target, "a seed (a number) or a file")
-    data = path.read_bytes()
+    """Return the trace in a file, or None if the file holds something else. Raises: NoCaseError, InvalidTraceError,
+    FileAccessError."""
+    if not is_file(target):
+        raise NoCaseError(target[:200], "a seed (a number) or a file")
+    try:
+        data = Path(target).read_bytes()
+    except OSError as error:
+        raise FileAccessError("read", target, error.strerror or str(error)) from error
     try:
         first = msgspec.json.decode(data.partition(b"\n")[0])
     except msgspec.DecodeError:
@@ -97,12 +162,27 @@ def run_of(*, keep_trace: bool = False, level: int = 1) -> Run:
 
 def trace_of_target(target: str, profile: str, level: int) -> TraceFile:
     """Return the trace of a trace's file as it is, or of a run of a seed or case. Raises: as `case_of_target`."""
-    if not (target.isascii() and target.isdecimal()):
+    if not _is_seed(target):
         found = trace_in(target)
         if found is not None:
             return found
     return trace_of(run_of(keep_trace=True, level=level)(case_of_target(target, profile)))
 
 
+def checked_output(path: Path | None) -> None:
+    """See, before anything takes its time, that there is a place for a file. Raises: FileAccessError."""
+    if path is not None and not path.parent.is_dir():
+        raise FileAccessError("write", str(path), f"there is no folder {str(path.parent)[:200]!r}")
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Raises: FileAccessError."""
+    try:
+        path.write_bytes(data)
+    except OSError as error:
+        raise FileAccessError("write", str(path), error.strerror or str(error)) from error
+
+
 def write_trace_file(path: Path, result: Result) -> None:
-    path.write_bytes(encode_trace(result))
+    """Raises: FileAccessError."""
+    write_file(path, encode_trace(result))

@@ -6,8 +6,9 @@ Machines and processes have the same names: nodes n1, n2, â€¦, workers w1, w2, â
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+import re
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from typing import Any, Final, Literal, TypeVar, overload
 
 from ..actors.messages import QueueConfig, TenantConfig
@@ -43,6 +44,8 @@ _UP_MS: Final = 60_000  # so long the cluster may take to come up
 _QUIET: Final = 20_000  # by how much an idle cluster stretches its spans
 _QUIET_HORIZON_MS: Final = 400 * 86_400_000  # so far ahead timers are in memory
 TEST: Final = "test"
+_PARTS_OF_MS: Final = re.compile(r"(\d+(?:\.\d+)?) *ms")
+_OPTIONS_OF_SIM: Final = ("start", "tz")  # which `sim.cluster` takes itself
 
 
 class NotUpError(FoliotError):
@@ -66,6 +69,17 @@ class InvalidClusterError(UsageError):
         self.value = value
 
 
+class UnknownOptionError(UsageError):
+    """An option of the cluster that there is not."""
+
+    code = "unknown_option"
+
+    def __init__(self, option: str, known: Sequence[str]) -> None:
+        super().__init__(f"a cluster has no option {option!r}, expected some of {', '.join(known)}")
+        self.option = option
+        self.known = list(known)
+
+
 @dataclass(frozen=True)
 class ClusterOptions:
     """How a simulated cluster is made. `slots`: attempts at once, for each worker. `embedded`: node and workers in one
@@ -86,11 +100,22 @@ class ClusterOptions:
     labels: dict[str, dict[str, str]] = field(default_factory=dict)
     queues: tuple[str, ...] = ()
 
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> ClusterOptions:
+        """Return the options of these names. Raises: UnknownOptionError, InvalidClusterError, InvalidSpanError."""
+        known = [each.name for each in fields(cls)]
+        for name in options:
+            if name not in known:
+                raise UnknownOptionError(name, [*known, *_OPTIONS_OF_SIM])
+        return cls(**options)
+
     def __post_init__(self) -> None:
         for name, least, most in (("workers", 0, 64), ("nodes", 1, 16), ("concurrency", 1, 4_096)):
             value = getattr(self, name)
-            if not isinstance(value, int) or not least <= value <= most:
+            if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
                 raise InvalidClusterError(name, value, f"a number from {least} to {most}")
+        for name in ("latency", "commit", "skew"):
+            parse_span(getattr(self, name), what=name)
         if self.store not in ("sqlite", "cluster"):
             raise InvalidClusterError("store", self.store, "'sqlite' or 'cluster'")
         if self.idle not in ("", "quiet"):
@@ -116,8 +141,8 @@ class ClusterOptions:
 
 def _us(span: Span) -> int:
     """Return microseconds; spans of people are milliseconds at the least."""
-    if isinstance(span, str) and span.endswith("ms"):
-        return max(round(float(span[:-2]) * 1_000), 1)
+    if isinstance(span, str) and (parts := _PARTS_OF_MS.fullmatch(span.strip().lower())):
+        return max(round(float(parts[1]) * 1_000), 1)
     return max(parse_span(span, what="latency") * 1_000, 1)
 
 

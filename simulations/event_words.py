@@ -73,7 +73,7 @@ def _told(event: Event) -> str:
         case "trouble":
             return f"trouble that nobody handled: {text('what')}"
         case "effect":
-            verdict = "accepted" if event.fields.get("accepted") else "refused"
+            verdict = text("outcome") or ("accepted" if event.fields.get("accepted") else "refused")
             return f"task {shown_id(text('task'))} effect {text('number')} of attempt {text('attempt') or '?'}: {verdict}"
         case "clock":
             return f"wall clock set by {span(number('by_ms'))}"

@@ -44,7 +44,8 @@ class NotDeterministicError(FoliotError):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one run. `error`: what the test raised, or the first thing that did not hold."""
+    """What became of one run. `error`: what the test raised, or the first thing that did not hold. `reasons`: why tasks are
+    not over; `undone`: which ended without success, and by what error."""
 
     seed: int
     digest: str
@@ -54,6 +55,7 @@ class Outcome:
     when: str
     faults: list[tuple[int, str]] = field(default_factory=list)
     reasons: list[str] = field(default_factory=list)
+    undone: list[str] = field(default_factory=list)
     violations: list[Violation] = field(default_factory=list)
     services: list[str] = field(default_factory=list)
     pending: list[str] = field(default_factory=list)
@@ -107,7 +109,7 @@ def _outcome(sim: Sim, loop: SimLoop, trace: Trace, error: BaseException | None)
         return Outcome(sim.seed, digest, None, now_ns, steps, when, seen=sim.seen)
     pending = loop.pending()
     return Outcome(
-        sim.seed, digest, error, now_ns, steps, when, list(sim.told), _reasons(sim, loop), sim.violations(),
+        sim.seed, digest, error, now_ns, steps, when, list(sim.told), _reasons(sim, loop), sim.undone(), sim.violations(),
         [_service_words(sim, name) for name in sim.services], pending, sim.seen, trace.finish(),
     )  # fmt: skip
 

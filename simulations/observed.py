@@ -165,7 +165,7 @@ def _observed_handler(handler: Handler[..., Any], body: _Body, strands: Strands)
 
     own = copy(handler)
     if handler.is_coroutine:
-        if handler.mode != "async":
+        if handler.mode not in ("async", "command"):
             raise EscapeError(f"a coroutine in a thread or process of its own ({handler.name})", "isolation=None")
         own.function = observed
     else:

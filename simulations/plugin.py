@@ -25,15 +25,17 @@ MARK: Final = "sim"
 _SEED_BITS: Final = 32
 _OPTIONS: Final = ("seeds", "profile", "heal_within", "start", "tz", "sometimes")
 _SEEDS_MAX: Final = 1_000_000
+_EXPECTED: Final = f"expected some of {', '.join(f'{name}=' for name in _OPTIONS)}"
 
 
 class InvalidMarkError(UsageError):
-    """A mark with something it does not know."""
+    """A mark, or an option of the command line in its place, that cannot be followed."""
 
     code = "invalid_mark"
 
     def __init__(self, problem: str) -> None:
-        super().__init__(f"@pytest.mark.sim {problem}, expected some of {', '.join(f'{name}=' for name in _OPTIONS)}")
+        super().__init__(f"@pytest.mark.sim {problem}")
+        self.problem = problem
 
 
 class NeverSeenError(AssertionError):
@@ -153,10 +155,10 @@ def settings_of(item: pytest.Item) -> tuple[dict[str, Any], Settings]:
     options: dict[str, Any] = {}
     for mark in item.iter_markers(MARK):
         if mark.args:
-            raise InvalidMarkError(f"got {mark.args!r}")
+            raise InvalidMarkError(f"got {mark.args!r}, {_EXPECTED}")
         for name, value in mark.kwargs.items():
             if name not in _OPTIONS:
-                raise InvalidMarkError(f"got {name}=")
+                raise InvalidMarkError(f"got {name}=, {_EXPECTED}")
             options.setdefault(name, value)
     profile = item.config.getoption("--sim-profile") or options.get("profile")
     given: dict[str, Any] = {name: options[name] for name in ("heal_within", "start", "tz") if name in options}
@@ -164,9 +166,19 @@ def settings_of(item: pytest.Item) -> tuple[dict[str, Any], Settings]:
         from .storm import PROFILES
 
         if profile not in PROFILES:
-            raise InvalidMarkError(f"got profile {profile!r}, which is none of {', '.join(PROFILES)}")
+            raise InvalidMarkError(f"got profile={profile!r}, expected one of {', '.join(PROFILES)}")
         given["profile"] = profile
-    return options, Settings(**given)
+    _check_sometimes(options.get("sometimes", ()))
+    try:
+        return options, Settings(**given)
+    except UsageError as error:
+        raise InvalidMarkError(f"got a value it cannot take: {error}") from error
+
+
+def _check_sometimes(names: object) -> None:
+    """Raises: InvalidMarkError."""
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) and name for name in names):
+        raise InvalidMarkError(f"got sometimes={names!r:.80}, expected a list of names, as `sim.sometimes` is given them")
 
 
 def _seeds(item: pytest.Item, options: dict[str, Any]) -> Iterator[int]:
@@ -175,9 +187,11 @@ def _seeds(item: pytest.Item, options: dict[str, Any]) -> Iterator[int]:
     if chosen is not None:
         yield chosen
         return
-    count = item.config.getoption("--sim-seeds") or options.get("seeds", 1)
-    if not isinstance(count, int) or not 1 <= count <= _SEEDS_MAX:
-        raise InvalidMarkError(f"got seeds={count!r}, which is no number from 1 to {_SEEDS_MAX}")
+    asked = item.config.getoption("--sim-seeds")
+    count = options.get("seeds", 1) if asked is None else asked
+    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= _SEEDS_MAX:
+        source = "seeds=" if asked is None else "--sim-seeds "
+        raise InvalidMarkError(f"got {source}{count!r:.80}, expected a number from 1 to {_SEEDS_MAX}")
     first = fnv1a(item.nodeid.encode()) >> (64 - _SEED_BITS)
     yield from range(first, first + count)
 

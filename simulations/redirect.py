@@ -9,6 +9,7 @@ the system themselves (numpy has generators of its own: seed them); files, which
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import ctypes
 import datetime
@@ -184,6 +185,9 @@ class _Patches:
             (os, "system", "starting a process", _SERVICE),
             (os, "posix_spawn", "starting a process", _SERVICE),
             (threading.Thread, "start", "starting a thread", _IN_PLACE),
+            (_thread, "start_new_thread", "starting a thread", _IN_PLACE),
+            (_thread, "start_new", "starting a thread", _IN_PLACE),
+            (_thread, "start_joinable_thread", "starting a thread", _IN_PLACE),  # from Python 3.13 on
         ):
             self._instead(owner, name, _refusing(what, instead))
 

@@ -36,6 +36,7 @@ def report(outcome: Outcome, nodeid: str, number: int, total: int, *, page: str 
     ]
     lines += _section("faults", [f"{_s(at_ns):>12}  {words}" for at_ns, words in outcome.faults], _FAULTS_MAX)
     lines += _section("tasks that are not over", outcome.reasons, _LISTED_MAX)
+    lines += _section("tasks that ended without success", outcome.undone, _LISTED_MAX)
     lines += _section("outside services", outcome.services, _LISTED_MAX)
     found = [f"{_s(one.at_ns):>12}  {one.identity}: {one.text}" for one in outcome.violations]
     lines += _section("invariants that do not hold", found, _LISTED_MAX)

@@ -12,13 +12,13 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, TypeVar
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from ..runtime.errors import FoliotError, UsageError
 from ..runtime.rng import Rng
 from ..sdk.app import Foliot
 from ..sdk.client import Task
-from ..sdk.durations import InvalidInstantError, Span, parse_span
+from ..sdk.durations import Span, parse_span
 from .case import Case
 from .cluster import TEST, Cluster, ClusterOptions
 from .controls import Controls, Mark, NodeControl
@@ -82,14 +82,31 @@ class InvariantError(FoliotError, AssertionError):
         self.problems = list(problems)
 
 
+class InvalidSettingError(UsageError):
+    """A value with which no test can be run."""
+
+    code = "invalid_setting"
+
+    def __init__(self, setting: str, value: object, expected: str) -> None:
+        super().__init__(f"{setting} {value!r:.80} is not possible, expected {expected}")
+        self.setting = setting
+        self.value = value
+        self.expected = expected
+
+
 @dataclass(frozen=True)
 class Settings:
-    """How tests are run. `start`, `tz`: the wall clock at the beginning. `heal_within`: the bound of `settle`."""
+    """How tests are run. `start`, `tz`: the wall clock at the beginning. `heal_within`: the bound of `settle`.
+    Raises: InvalidSettingError, InvalidSpanError."""
 
     profile: str = "swarm"
     heal_within: Span = "10m"
     start: str | datetime = START
     tz: str = "UTC"
+
+    def __post_init__(self) -> None:
+        parse_span(self.heal_within, what="heal_within")
+        _moment_in(_zone(self.tz), self.start, what="start")
 
 
 class Sim:
@@ -109,8 +126,8 @@ class Sim:
         self._settings = settings
         self._rng = Rng(seed)
         self._entropy = self._rng.stream("entropy")
-        self._tz = ZoneInfo(settings.tz)
-        self._start_ms = self._instant_ms(settings.start)
+        self._tz = _zone(settings.tz)
+        self._start_ms = self._instant_ms(settings.start, what="start")
         self._cluster: Cluster | None = None
         self._controls: Controls | None = None
         self._watchers: list[Oracle] = []
@@ -127,17 +144,19 @@ class Sim:
         self, *apps: Foliot, start: str | datetime | None = None, tz: str | None = None, **options: Any
     ) -> Cluster:
         """Make the cluster and wait until it is up. `options`: those of `ClusterOptions`, such as workers, nodes, store.
-        `start`, `tz`: the wall clock now, as in the mark. Raises: InvalidClusterError, NoClusterError."""
+        `start`, `tz`: the wall clock now, as in the mark. Raises: UnknownOptionError, InvalidClusterError,
+        InvalidSettingError, NoClusterError."""
         if self._cluster is not None:
             raise NoClusterError("this test has a cluster already")
+        chosen = ClusterOptions.of(options)
         if tz is not None:
-            self._tz = ZoneInfo(tz)
+            self._tz = _zone(tz)
         if start is not None:
-            self._start_ms = self._instant_ms(start) - self._loop.now_ns // MS
+            self._start_ms = self._instant_ms(start, what="start") - self._loop.now_ns // MS
         heal_ms = parse_span(self._settings.heal_within, what="heal_within")
         self._watchers = list(standard())
         self._cluster = cluster = Cluster(
-            apps, ClusterOptions(**options), seed=self.seed, loop=self._loop, lane=self.lane, trace=self._trace,
+            apps, chosen, seed=self.seed, loop=self._loop, lane=self.lane, trace=self._trace,
             start_ms=self._start_ms, heal_ms=heal_ms, watchers=self._watchers, strands=self.strands,
             told_delay=self._told_delay,
         )  # fmt: skip
@@ -194,15 +213,9 @@ class Sim:
     def true_ns(self) -> int:
         return self._start_ms * MS + self._loop.now_ns
 
-    def _instant_ms(self, value: str | datetime) -> int:
+    def _instant_ms(self, value: str | datetime, *, what: str) -> int:
         """Return an instant; without an offset it is of the test's zone."""
-        try:
-            moment = datetime.fromisoformat(value) if isinstance(value, str) else value
-        except ValueError as error:
-            raise InvalidInstantError("instant", value, "is no ISO time") from error
-        if moment.tzinfo is None:
-            moment = moment.replace(tzinfo=self._tz)
-        return round((moment - _EPOCH) / timedelta(milliseconds=1))
+        return round((_moment_in(self._tz, value, what=what) - _EPOCH) / timedelta(milliseconds=1))
 
     async def advance(self, span: Span) -> None:
         """Let time pass."""
@@ -210,7 +223,7 @@ class Sim:
 
     async def advance_to(self, moment: str | datetime) -> None:
         """Let time pass until a moment; at once if it is over. Without an offset it is of the test's zone."""
-        await self._until((self._instant_ms(moment) - self._start_ms) * MS)
+        await self._until((self._instant_ms(moment, what="moment") - self._start_ms) * MS)
 
     async def _until(self, moment_ns: int) -> None:
         future: asyncio.Future[None] = self._loop.create_future()
@@ -281,6 +294,10 @@ class Sim:
     def reasons(self) -> list[str]:
         """Return why tasks are not over, as far as the store knows."""
         return [] if self._cluster is None else [reason.text for reason in self._cluster.survey.reasons()]
+
+    def undone(self) -> list[str]:
+        """Return which tasks ended without success, and the last error of each."""
+        return [] if self._cluster is None else [reason.text for reason in self._cluster.survey.undone()]
 
     # -- faults --------------------------------------------------------------------------------------------------------
 
@@ -373,7 +390,10 @@ class Sim:
         told = ", ".join(f"{count} on {name}" for name, count in effects.items()) or "none at all"
         wrong = [count for count in effects.values() if count > 1 or (service and count != 1)]
         if handle.state != "completed" or wrong or not any(effects.values()):
-            raise InvariantError([f"task {task.id} is {handle.state} with effects: {told}; expected one, and completed"])
+            error = self._there().survey.last_error(handle.number)
+            why = f" ({error})" if error else ""
+            text = f"task {task.id} is {handle.state}{why} with effects: {told}; expected one, and completed"
+            raise InvariantError([text])
 
     def always(self, name: str, holds: Callable[[], object]) -> None:
         """Check something from now on, whenever time is about to move, and fail at the end if it once did not hold."""
@@ -496,6 +516,26 @@ class _Condition:
         self.holds = holds
         self.future = future
         self.name = ""
+
+
+def _zone(name: str) -> ZoneInfo:
+    """Raises: InvalidSettingError."""
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, OSError, TypeError, ValueError) as error:
+        raise InvalidSettingError("tz", name, "the name of a zone, such as 'UTC' or 'Europe/Berlin'") from error
+
+
+def _moment_in(tz: ZoneInfo, value: str | datetime, *, what: str) -> datetime:
+    """Return a moment, of this zone unless it has an offset. Raises: InvalidSettingError."""
+    expected = "a datetime, or ISO text such as '2026-03-28T22:00'"
+    try:
+        moment = datetime.fromisoformat(value) if isinstance(value, str) else value
+    except ValueError as error:
+        raise InvalidSettingError(what, value, expected) from error
+    if not isinstance(moment, datetime):
+        raise InvalidSettingError(what, value, expected)
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=tz)
 
 
 def _named(name: str, function: Callable[[], bool]) -> Callable[[], bool]:

@@ -33,6 +33,7 @@ _ASKED_MAX: Final = 5  # of these, how many the cluster is asked about
 _ASK_MS: Final = 8_000
 _GIVEN_UP_MS: Final = 10_000  # for whoever is asked and stands still
 _QUEUE_MS: Final = 2_000
+_ERROR_MAX: Final = 300  # characters
 _ALIVE: Final = f"select count(*) from tasks where state < {int(FIRST_FINAL)}"
 _ENDED: Final = f"""
 select (select count(*) from tasks where state >= {int(FIRST_FINAL)}) + (select count(*) from attempts where kind > 0)
@@ -89,6 +90,11 @@ class Survey:
         """Return which tasks ended without success, in whatever way, and the last error of each."""
         rows = self._world.database.connection.execute(_UNDONE).fetchall()
         return [Reason(row[0], _end_words(row)) for row in rows]
+
+    def last_error(self, task_id: int) -> str:
+        """Return the error a task ended with, in words; empty if there is none."""
+        row = self._world.database.connection.execute("select error from tasks where id = ?", (task_id,)).fetchone()
+        return _error_words(row[0]) if row is not None else ""
 
     def _rows(self) -> list[Any]:
         return self._world.database.connection.execute(_WAITING).fetchall()
@@ -217,7 +223,12 @@ def _words(row: Any, world: World) -> str:
 def _end_words(row: Any) -> str:
     task_id, handler, state, attempt, data = row
     text = f"{to_text(task_id)} {handler}: {State(state).label} after {attempt} attempt{'s' * (attempt != 1)}"
+    return ", ".join(filter(None, (text, _error_words(data))))
+
+
+def _error_words(data: bytes) -> str:
+    """`data`: an encoded TaskError, or nothing."""
     if not data:
-        return text
+        return ""
     error = msgspec.msgpack.decode(data, type=TaskError)
-    return f"{text}, {' '.join(f'{error.type}: {error.message}'.split())}"
+    return " ".join(f"{error.type}: {error.message}".split())[:_ERROR_MAX]

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import functools
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -208,10 +211,21 @@ def test_two_traces_are_compared(sim: Sim, tmp_path: Path) -> None:
         (["replay", "broken"], 2, "broken holds no case: "),
         (["diff", "broken", "broken"], 2, "broken holds no trace: its first line is no header"),
         (["timeline", "cut"], 2, "cut holds no trace: line 2 is not JSON"),
+        (["replay", "3", "--trace", "no/such/t"], 2, "cannot write 'no/such/t': there is no folder 'no/such'; expected"),
+        (["replay", "3", "--trace", "/dev/full"], 2, "cannot write '/dev/full': No space left on device"),
+        (["timeline", "3", "-o", "no/page"], 2, "cannot write 'no/page': there is no folder 'no'; expected a file in a"),
+        (["timeline", "3", "-o", "/dev/full"], 2, "cannot write '/dev/full': No space left on device"),
+        (["shrink", "3", "-o", "no/small"], 2, "cannot write 'no/small': there is no folder 'no'; expected a file in a"),
+        (["shrink", "3", "-o", "/dev/full"], 2, "cannot write '/dev/full': No space left on device"),
+        (["replay", "1" * 20], 2, f"{'1' * 19}… has 20 digits, expected a seed of at most 19, or the name of a file"),
+        (["explain", "1" * 300], 2, "has 300 digits, expected a seed of at most 19"),
+        (["replay", "x" * 300], 1, "expected a seed (a number) or a file"),
+        (["run", "--seeds", "1", "--coverage", "binary"], 2, "cannot read 'binary': it is no text; expected a file"),
         (["corpus", "nowhere"], 1, "there is no 'nowhere', expected a folder of cases"),
     ],
 )
 def test_an_error_is_one_clear_line(sim: Sim, tmp_path: Path, args: list[str], code: int, words: str) -> None:
+    (tmp_path / "binary").write_bytes(b"\xff\xfe")
     (tmp_path / "broken").write_text("{\n")
     (tmp_path / "cut").write_text('{"foliot_trace":1}\n{"i":')
 
@@ -222,6 +236,46 @@ def test_an_error_is_one_clear_line(sim: Sim, tmp_path: Path, args: list[str], c
     assert result.stderr.startswith("foliot: ")
     assert result.stderr.count("\n") == 1
     assert set(json.loads(as_json.stderr)["error"]) == {"code", "message"}
+
+
+def test_a_file_is_what_a_name_of_many_digits_may_mean(sim: Sim, tmp_path: Path) -> None:
+    (tmp_path / ("2" * 20)).write_bytes(encode_case(toy_runs.plan(8)))
+
+    assert json.loads(sim("replay", "2" * 20, "--json").stdout)["seed"] == 8
+
+
+def test_nothing_is_run_that_could_not_be_written_down(sim: Sim, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[Case] = []
+    monkeypatch.setattr("foliot.simulations.run.run", lambda case, **_: ran.append(case))
+
+    for args in (["replay", "3", "--trace", "no/t"], ["timeline", "3", "-o", "no/t"], ["shrink", "3", "-o", "no/t"]):
+        assert sim(*args).exit_code == 2
+    assert ran == []
+
+
+def test_every_seed_of_a_campaign_can_be_named(sim: Sim) -> None:
+    refused = sim("run", "--seeds", "1", "--from", "1" + "0" * 19)
+    done = sim("run", "--seeds", "2", "--from", "1" + "0" * 18, "--json")
+
+    assert refused.exit_code == 2
+    assert [sim("replay", str(json.loads(line)["seed"])).exit_code for line in done.stdout.splitlines()] == [0, 0]
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_it_ends_quietly_once_nobody_reads_any_more(tmp_path: Path, stream: str) -> None:
+    """As of `| head -1`. What goes to stderr is the progress."""
+    trace = tmp_path / "a"
+    trace.write_text('{"foliot_trace":1}\n')
+    args = ["diff", str(trace), str(trace)] if stream == "stdout" else ["run", "--seeds", "1", "--profile", "calm"]
+    command = [sys.executable, "-c", "from foliot.sdk.cli import main; main()", "sim", *args]
+    reader, writer = os.pipe()
+    os.close(reader)
+    out, err = (writer, subprocess.PIPE) if stream == "stdout" else (subprocess.PIPE, writer)
+    done = subprocess.run(command, cwd=tmp_path, stdout=out, stderr=err, timeout=60, check=False)
+    os.close(writer)
+
+    assert done.returncode == 141
+    assert not (done.stderr if stream == "stdout" else done.stdout)
 
 
 def test_a_folder_that_cannot_be_written_loses_no_results(sim: Sim, tmp_path: Path) -> None:

@@ -79,6 +79,36 @@ async def test_wrong_mark(sim):
     pass
 
 
+@pytest.mark.sim(sometimes="abc")
+async def test_bad_sometimes(sim):
+    pass
+
+
+@pytest.mark.sim(seeds=True)
+async def test_bad_seeds(sim):
+    pass
+
+
+@pytest.mark.sim(tz="Mars/Base")
+async def test_bad_zone(sim):
+    pass
+
+
+@pytest.mark.sim(heal_within="-5m")
+async def test_bad_bound(sim):
+    pass
+
+
+@pytest.mark.sim(start="noon")
+async def test_bad_start(sim):
+    pass
+
+
+@pytest.mark.sim(profile="rain")
+async def test_bad_profile(sim):
+    pass
+
+
 async def test_deadlock(sim):
     await asyncio.get_running_loop().create_future()
 
@@ -171,6 +201,28 @@ def test_what_is_wrong_is_said(report: str) -> None:
     assert re.search(r"DeadlockError: nothing can run and no timer is set.*waiting: test/test", report)
     assert "sim.service was used outside of an `async def` test" in report
     assert re.search(r"SKIPPED .*not today", report)
+
+
+@pytest.mark.parametrize(
+    ("test", "words"),
+    [
+        ("sometimes", "got sometimes='abc', expected a list of names"),
+        ("seeds", "got seeds=True, expected a number from 1 to 1000000"),
+        ("zone", "got a value it cannot take: tz 'Mars/Base' is not possible, expected the name of a zone, such as 'UTC'"),
+        ("bound", "got a value it cannot take: heal_within '-5m' is negative, expected a span such as"),
+        ("start", "got a value it cannot take: start 'noon' is not possible, expected a datetime, or ISO text such as"),
+        ("profile", "got profile='rain', expected one of swarm, everything, calm"),
+    ],
+)
+def test_a_value_that_a_mark_cannot_take_is_named(report: str, test: str, words: str) -> None:
+    assert re.search(rf"^FAILED test_suite.py::test_bad_{test} ", report, re.MULTILINE)
+    assert f"InvalidMarkError: @pytest.mark.sim {words}" in report
+
+
+def test_a_number_of_seeds_that_cannot_be_is_refused(folder: Path) -> None:
+    done = pytest_in(folder, "test_suite.py::test_with_the_fixture", "--sim-seeds", "0")
+
+    assert "InvalidMarkError: @pytest.mark.sim got --sim-seeds 0, expected a number from 1 to 1000000" in done.stdout
 
 
 def test_a_run_that_differs_is_found(folder: Path) -> None:

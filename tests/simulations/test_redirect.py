@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import asyncio
 import os
 import random
@@ -94,6 +95,8 @@ def test_clocks_of_machines_differ_and_handlers_see_those_of_their_own() -> None
         (lambda: subprocess.run([sys.executable], check=False), "starting a process"),
         (lambda: os.system("true"), "starting a process"),
         (lambda: threading.Thread(target=print).start(), "starting a thread"),
+        (lambda: _thread.start_new_thread(print, ()), "starting a thread is not possible .* expected the work"),
+        (lambda: vars(_thread)["start_new"](print, ()), "starting a thread"),
         (lambda: time.sleep(1), r"blocking in a coroutine \(time.sleep\).*await asyncio.sleep"),
     ],
 )
@@ -118,7 +121,7 @@ def patched() -> list[Any]:
     return [
         time.time, time.sleep, time.localtime, os.urandom, random.Random.seed, vars(uuid)["_generate_time_safe"],
         socket.socket.__init__, threading.Thread.start, subprocess.Popen.__init__, datetime.__dict__["now"],
-        anyio.to_thread.run_sync, sys.stdout, os.environ.get("TZ"), random.getstate(),
+        _thread.start_new_thread, anyio.to_thread.run_sync, sys.stdout, os.environ.get("TZ"), random.getstate(),
     ]  # fmt: skip
 
 
@@ -148,13 +151,13 @@ def test_threads_that_are_not_of_the_run_keep_the_real_clock() -> None:
         asked.wait(30)
         found.append(time.time() - bound_time())
         found.append(datetime.now(UTC).timestamp() - bound_time())
-        answered.set()
+        _thread.start_new_thread(answered.set, ())
 
     threading.Thread(target=other).start()
 
     async def test(sim: Sim) -> None:
         asked.set()
-        answered.wait(30)
+        assert answered.wait(30)
         assert abs(time.time() - bound_time()) > 1_000
 
     run(test)

@@ -10,10 +10,10 @@ import pytest
 from foliot import Context, Fatal, Foliot, RetryLater, UsageError
 from foliot.sdk.errors import ResultTimeoutError, TaskFailedError
 from foliot.simulations import InvariantError, NotSettledError, Sim, SimTimeoutError
-from foliot.simulations.cluster import InvalidClusterError
+from foliot.simulations.cluster import InvalidClusterError, UnknownOptionError
 from foliot.simulations.controls import UnknownNodeError, UnknownPointError
 from foliot.simulations.outside import InvalidChanceError, ServiceError, ServiceTimeoutError, UnknownServiceError
-from foliot.simulations.sim import NoClusterError
+from foliot.simulations.sim import InvalidSettingError, NoClusterError
 from foliot.simulations.storm import UnknownFamilyError
 
 app = Foliot("shop")
@@ -284,7 +284,17 @@ async def test_misuse_is_told(sim: Sim) -> None:
         sim.service("bank").fail(2)
     with pytest.raises(InvalidClusterError, match="nodes 3 is not possible"):
         await sim.cluster(app, nodes=3)
-    await sim.cluster(app, workers=1)
+    with pytest.raises(UnknownOptionError, match=r"no option 'worker', expected some of workers, nodes, .*, start, tz$"):
+        await sim.cluster(app, worker=1)
+    with pytest.raises(InvalidClusterError, match="workers True is not possible, expected a number from 0 to 64"):
+        await sim.cluster(app, workers=True)
+    with pytest.raises(UsageError, match="latency '-1ms' is negative, expected a span"):
+        await sim.cluster(app, latency="-1ms")
+    with pytest.raises(InvalidSettingError, match="tz 'Mars/Base' is not possible, expected the name of a zone"):
+        await sim.cluster(app, tz="Mars/Base")
+    with pytest.raises(InvalidSettingError, match="start 'noon' is not possible, expected a datetime, or ISO text"):
+        await sim.cluster(app, start="noon")
+    await sim.cluster(app, workers=1, latency="0s1ms")
     with pytest.raises(NoClusterError, match="has a cluster already"):
         await sim.cluster(app)
     with pytest.raises(UnknownNodeError, match=r"there is no 'w9' in this cluster, expected one of n1, w1, db"):
@@ -295,6 +305,18 @@ async def test_misuse_is_told(sim: Sim) -> None:
         sim.faults("rain")
     with pytest.raises(UsageError):
         await sim.advance("soon")
+    with pytest.raises(InvalidSettingError, match="moment 'soon' is not possible"):
+        await sim.advance_to("soon")
+
+
+async def test_a_task_that_is_dead_says_why(sim: Sim) -> None:
+    cluster = await sim.cluster(app, workers=1)
+    task = await cluster.submit(hopeless)
+    await sim.run_until(task.done)
+
+    assert sim.undone() == [f"{task.id} shop.hopeless: dead after 1 attempt, Fatal: no"]
+    with pytest.raises(InvariantError, match=rf"task {task.id} is dead \(Fatal: no\) with effects: none at all"):
+        sim.assert_once(task)
 
 
 async def test_what_must_always_hold_is_reported(sim: Sim) -> None:
