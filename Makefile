@@ -4,8 +4,9 @@
 #   make up      runs a scheduler and its workers; APP=module:app names your own
 #   make test    runs the tests; ARGS="-k ring" is handed to pytest
 #   make check   lints and checks the types
-#   make bench   measures; BENCH=latency is one of throughput latency timers memory crash
+#   make bench   measures; BENCH=latency is one of throughput latency timers ticks memory crash
 #   make sim     simulates whole clusters with faults, SEEDS=200 of them; failing cases go to sim-failures/
+#   make calendar compares the ticks with a reference that walks every minute, at every clock change of every zone; takes a while
 #   make planted plants bugs in the code, one at a time, and says how many seeds each could hide; ARGS="fence cancel" names some
 #
 # PYTHON=/path/to/python3 chooses the interpreter (3.11 or newer) when .venv is made.
@@ -19,7 +20,7 @@ ARGS ?=
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help demo up test check bench sim planted clean
+.PHONY: help demo up test check bench sim calendar planted clean
 .DEFAULT_GOAL := help
 
 help:
@@ -46,6 +47,9 @@ bench: $(READY)
 
 sim: $(READY)
 	@$(BIN)/foliot sim run --seeds $(SEEDS) --check-determinism 5 $(ARGS)
+
+calendar: $(READY)
+	@$(BIN)/python -m foliot.tests.actors.calendar_campaign $(ARGS)
 
 planted: $(READY)
 	@$(BIN)/python -m foliot.tests.simulations.planted.run $(ARGS)

@@ -18,13 +18,15 @@ _TABLE_FROM: Final = FIRST_YEAR - 1
 _EPOCH: Final = date(1970, 1, 1).toordinal()
 
 YEAR_STARTS: Final = tuple(date(year, 1, 1).toordinal() - _EPOCH for year in range(_TABLE_FROM, LAST_YEAR + 3))
+_YEARS: Final = len(YEAR_STARTS) - 1
 END_S: Final = (date(LAST_YEAR + 1, 1, 1).toordinal() - _EPOCH) * DAY_S  # nothing ticks at or after this instant
 END_MS: Final = END_S * 1_000
 
 
 def year_of(day: int) -> int:
     """Return the year of a day, one of the known years for any day."""
-    return min(max(bisect_right(YEAR_STARTS, day) - 1, 0), len(YEAR_STARTS) - 2) + _TABLE_FROM
+    index = bisect_right(YEAR_STARTS, day) - 1
+    return (index if 0 <= index < _YEARS else 0 if index < 0 else _YEARS - 1) + _TABLE_FROM
 
 
 def year_start(year: int) -> int:

@@ -4,6 +4,7 @@ checked where that is read."""
 from __future__ import annotations
 
 from itertools import pairwise
+from math import gcd
 from typing import Final
 
 from .days import DAY_S, END_MS
@@ -15,6 +16,8 @@ EXCLUDED: Final = ("skip", "next", "previous")
 PRECISIONS: Final = ("high", "normal", "low")
 KINDS: Final = ("cron", "every_ms", "after_ms", "at_ms")
 MAX_INSTANTS: Final = 10_000  # in at_ms
+MIN_MOVED_MS: Final = 1_800_000
+MAX_MOVED_TIMES: Final = 400  # of an interval or a list
 MAX_JITTER_MS: Final = 366 * DAY_S * 1_000
 DAY_MS: Final = DAY_S * 1_000
 
@@ -43,9 +46,25 @@ def check_fields(rule: Rule) -> None:
     if rule.calendar and rule.excluded != "skip":
         if rule.after_ms and rule.excluded == "previous":
             raise InvalidRuleError("excluded", "previous", "would go back behind the run before", "'skip' or 'next'")
-        if 0 < rule.every_ms < DAY_MS:
-            expected = f"'skip', or every_ms of a day ({DAY_MS}) or more"
-            raise InvalidRuleError("excluded", rule.excluded, "moves ticks to other days, too many at once", expected)
+        _check_movable(rule)
+
+
+def _check_movable(rule: Rule) -> None:
+    """Moving from day to day is decided for each time of the day, so there must not be too many different ones."""
+    times = len(rule.at_ms)
+    if 0 < rule.every_ms < MIN_MOVED_MS:
+        expected = f"{MIN_MOVED_MS} or more milliseconds, or excluded 'skip'"
+        raise InvalidRuleError("every_ms", rule.every_ms, "is too often to move to other days", expected)
+    if rule.every_ms:
+        times = min(DAY_MS // gcd(rule.every_ms, DAY_MS), 366 * DAY_MS // rule.every_ms + 1)
+    if times > MAX_MOVED_TIMES:
+        field = "every_ms" if rule.every_ms else "at_ms"
+        value = rule.every_ms or len(rule.at_ms)
+        problem = f"is at {times} different times of the day, too many to move to other days"
+        expected = (
+            f"at most {MAX_MOVED_TIMES} (as a day or more has, or a part of a day such as an hour), or excluded 'skip'"
+        )
+        raise InvalidRuleError(field, value, problem, expected)
 
 
 def _check_instants(rule: Rule) -> None:

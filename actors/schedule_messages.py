@@ -44,6 +44,7 @@ class ScheduleSpec(Message, frozen=True):
     max_catchup: int = 100
     pause_after: int = 0  # pause after so many runs in a row that ended badly, 0: never
     note: str = ""
+    declared_in: str = ""  # the app whose code declares it, empty: nobody's code does
 
 
 class ScheduleState(msgspec.Struct, array_like=True, gc=False):

@@ -26,11 +26,12 @@ from typing import Final
 
 import msgspec
 
-from .calendars import Allowed, compiled, days_of, is_holidays
+from .calendars import compiled, days_of, is_holidays
 from .cron import parse
 from .days import DAY_S, END_MS, date_of
-from .filters import MOVE_DAYS, Direction, Kept, MovedCron, MovedPoints
+from .filters import filtered
 from .hours import Zone
+from .open_days import MOVE_DAYS
 from .rule_check import check_fields
 from .rule_errors import NeverTicksError
 from .rules import Calendar, Rule
@@ -66,7 +67,7 @@ class Ticks:
             self._moments = IntervalStream(rule.every_ms, rule.anchor_ms)
         else:
             self._moments = ListStream(rule.at_ms)
-        self._stream = _filtered(self._moments, self._zone, self._allowed, rule.excluded)
+        self._stream = filtered(self._moments, self._zone, self._allowed, rule.excluded)
 
     def after(self, instant_ms: int) -> int | None:
         """Return the first tick strictly after an instant, None: never again. Of a fixed delay: the tick that follows a run
@@ -172,7 +173,7 @@ class Ticks:
     def _delayed(self, at_ms: int) -> int | None:
         """Return `at_ms`, or the tick it becomes by the calendar and the end."""
         moments = IntervalStream(self.rule.after_ms, at_ms) if self.rule.excluded == "skip" else ListStream((at_ms,))
-        found = _filtered(moments, self._zone, self._allowed, self.rule.excluded).next(at_ms)
+        found = filtered(moments, self._zone, self._allowed, self.rule.excluded).next(at_ms)
         return found if found is None or found <= min(self._end_ms, END_MS - 1) else None
 
     def _shown(self, instant: int) -> list[tuple[int, bool]]:
@@ -223,17 +224,6 @@ def check(rule: Rule, calendars: Mapping[str, Calendar] | None = None, now_ms: i
 
 def _without_calendar(rule: Rule) -> Rule:
     return msgspec.structs.replace(rule, calendar="")
-
-
-def _filtered(moments: Stream, zone: Zone, allowed: Allowed | None, excluded: str) -> Stream:
-    if allowed is None:
-        return moments
-    if excluded == "skip":
-        return Kept(moments, allowed)
-    direction: Direction = "next" if excluded == "next" else "previous"
-    if isinstance(moments, CronStream):
-        return MovedCron(moments, allowed, direction)
-    return MovedPoints(moments, zone, allowed, direction)
 
 
 def _clock(seconds: int) -> str:

@@ -24,7 +24,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 @click.group("bench")
 def bench() -> None:
-    """Measure throughput, latency, timers, memory and crashes, through the public client on a real file."""
+    """Measure throughput, latency, timers, ticks, memory and crashes, through the public client on a real file."""
 
 
 def _common(repeat: int) -> Callable[[F], F]:
@@ -134,6 +134,14 @@ def timers(tasks: int, singles: int, lead_ms: int, as_json: bool, **common: Any)
 
 
 @bench.command()
+@_common(repeat=3)
+@click.option("--questions", type=click.IntRange(1), default=20_000, show_default=True, help="Of each kind of rule.")
+def ticks(questions: int, as_json: bool, **common: Any) -> None:
+    """The next tick of a schedule: what finding it costs, by kind of rule."""
+    _run("ticks", common, as_json, lambda s: suites.ticks(s, questions=questions))
+
+
+@bench.command()
 @_common(repeat=1)
 @click.option("--tasks", type=click.IntRange(1_000), default=2_000_000, show_default=True, help="Timers far apart.")
 @click.option("--queries", type=click.IntRange(1), default=300, show_default=True, help="Questions of each kind.")
@@ -176,6 +184,7 @@ def everything(quick: bool, floor: str | None, as_json: bool, **common: Any) -> 
             ),
             "latency": suites.latency(settings, rate=100, seconds=10 / part, outside=False),
             "timers": suites.timers(settings, tasks=20_000 // part, singles=100 // part, lead_ms=4_000 // min(part, 4)),
+            "ticks": suites.ticks(settings, questions=20_000 // part),
             "memory": suites.memory(
                 settings, tasks=2_000_000 // part, queries=300 // part, running=10_000 // part, hold_s=35 / part
             ),

@@ -25,6 +25,7 @@ from .place import has_uvloop
 from .plan import Plan
 from .sleepers import SleepersPlan, run_at_once
 from .throughput import LifecyclePlan, SubmitPlan, lifecycle, submit_alone
+from .ticks import TicksPlan, next_ticks
 from .timers import AlonePlan, InstantPlan, SpreadPlan, at_one_instant, one_at_a_time, over_one_second
 
 Part = Callable[[Any], Awaitable[dict[str, Any]]]
@@ -38,6 +39,7 @@ PARTS: Final[dict[str, tuple[type[Plan], Part]]] = {
     "timers_instant": (InstantPlan, at_one_instant),
     "timers_spread": (SpreadPlan, over_one_second),
     "timers_alone": (AlonePlan, one_at_a_time),
+    "ticks": (TicksPlan, next_ticks),
     "memory_insert": (InsertPlan, insert),
     "memory_start": (StartPlan, start),
     "sleepers": (SleepersPlan, run_at_once),

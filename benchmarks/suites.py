@@ -19,6 +19,7 @@ from .numbers import medians
 from .place import scratch
 from .sleepers import SleepersPlan
 from .throughput import LifecyclePlan, SubmitPlan
+from .ticks import TicksPlan
 from .timers import AlonePlan, InstantPlan, SpreadPlan
 
 SMALL_BACKLOG = 100_000
@@ -144,6 +145,10 @@ def timers(settings: Settings, *, tasks: int, singles: int, lead_ms: int) -> dic
 
 def _prefixed(prefix: str, figures: dict[str, Any]) -> dict[str, Any]:
     return {prefix + name: value for name, value in figures.items()}
+
+
+def ticks(settings: Settings, *, questions: int) -> dict[str, Any]:
+    return repeated(settings, lambda common: run("ticks", TicksPlan(**common, questions=questions)))
 
 
 def memory(settings: Settings, *, tasks: int, queries: int, running: int, hold_s: float) -> dict[str, Any]:

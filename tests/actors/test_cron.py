@@ -240,7 +240,8 @@ def test_the_next_time_is_the_first_minute_that_matches(seed: int) -> None:
     for name, (low, high) in VALUES.items():
         chosen = sorted({low + rng.below(high - low + 1) for _ in range(1 + rng.below(4))})
         fields[name] = None if rng.below(3) == 0 and name != "minute" else chosen
-    if fields["month"] and fields["day"] and max(monthrange(2027, month)[1] for month in fields["month"]) < min(fields["day"]):
+    longest = max(monthrange(2027, month)[1] for month in fields["month"] or [1])
+    if fields["day"] and longest < min(fields["day"]):
         fields["month"] = None
     cron = parse(" ".join("*" if values is None else ",".join(map(str, values)) for values in fields.values()))
     start = datetime(2024, 1, 1, tzinfo=UTC) + timedelta(minutes=rng.below(3 * 365 * 1440), seconds=rng.below(60))

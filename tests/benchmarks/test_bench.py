@@ -91,6 +91,14 @@ def test_timers_are_late_but_never_early(tmp_path: Path) -> None:
         assert late == sorted(late)
 
 
+def test_ticks_says_what_the_next_tick_of_each_kind_of_rule_costs(tmp_path: Path) -> None:
+    figures = measure(tmp_path, "ticks", "--questions", "50", "--repeat", "1", "--seed", "7")
+
+    assert figures["questions"] == 50
+    for name in ("interval_us", "cron_us", "cron_daily_p99_us", "calendar_skip_us", "calendar_moved_us", "new_rule_us"):
+        assert figures[name] > 0, name
+
+
 def test_memory_stores_timers_starts_with_them_and_runs_many_at_once(tmp_path: Path) -> None:
     figures = measure(
         tmp_path, "memory", "--tasks", "2000", "--queries", "7", "--running", "60", "--hold", "0.3"
