@@ -13,7 +13,8 @@ from ..runtime.actor import Turn
 from .calendar_book import CalendarBook
 from .commands import Commands
 from .intake import Intake
-from .schedule import LATE_MS, Schedule
+from .rules import Rule
+from .schedule import LATE_MS, Schedule, seed_of
 from .schedule_rows import SOURCE_RULE, SOURCE_TRIGGER, TickRow
 from .states import State
 from .table import TaskTable
@@ -22,6 +23,7 @@ from .ticks import Ticks
 
 ALIVE_MAX: Final = 1_000  # runs of one schedule, and ticks in its buffer
 LATE_TICKS_MAX: Final = 1_000  # ticks that are made up for after one absence
+_SHARED_MAX: Final = 1_024
 _BURST: Final = 16  # ticks of one schedule to a turn
 _PASSED: Final = 256  # ticks counted as missed to a turn
 _BAD: Final = frozenset((State.FAILED, State.DEAD, State.EXPIRED))
@@ -35,10 +37,22 @@ class Firing:
         self._intake = intake
         self._commands = commands
         self._book = book
+        self._shared: dict[Rule, Ticks] = {}  # of rules that are alike for whoever has them, as at the top of the hour
 
     def ticks(self, schedule: Schedule) -> Ticks:
-        """Return the ticks of its rule. Raises: UsageError."""
-        return schedule.ticks(self._book.of(schedule.tenant))
+        """Return the ticks of its rule. Raises: UsageError if it has become impossible, since a calendar was deleted."""
+        found = schedule.ticks
+        if found is None:
+            rule = schedule.spec.rule
+            found = self._shared.get(rule)
+            if found is None:
+                found = Ticks(rule, self._book.of(schedule.tenant), seed=seed_of(schedule.tenant, schedule.name))
+                if not (rule.calendar or rule.jitter_ms or rule.precision == "low" or "h" in rule.cron.lower()):
+                    if len(self._shared) >= _SHARED_MAX:
+                        self._shared.clear()
+                    self._shared[rule] = found
+            schedule.ticks = found
+        return found
 
     # -- the rule's ticks --------------------------------------------------------------------------------------------------
 

@@ -6,12 +6,10 @@ rows in the store. `next_ms` and `in_timers` say what the shard's timers know of
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Final
 
 import msgspec
 
-from .rules import Calendar
 from .schedule_messages import ScheduleSpec, ScheduleState
 from .schedule_rows import TIER_HIGH, TIER_OTHERS, ScheduleRow
 from .task import KindState
@@ -30,7 +28,7 @@ class Schedule:
     """One schedule. `alive`: the tick of each task of it that is alive, backfills apart. `stamp`: of the calendars by which
     its next tick was computed."""
 
-    __slots__ = ("_ticks", "alive", "body", "id", "in_timers", "kind", "next_ms", "revision", "spec", "stamp", "state")
+    __slots__ = ("alive", "body", "id", "in_timers", "kind", "next_ms", "revision", "spec", "stamp", "state", "ticks")
 
     def __init__(self, id: int, kind: KindState, spec: ScheduleSpec, state: ScheduleState) -> None:
         self.id = id
@@ -43,7 +41,7 @@ class Schedule:
         self.stamp = 0
         self.in_timers = False
         self.alive: dict[int, int] = {}
-        self._ticks: Ticks | None = None
+        self.ticks: Ticks | None = None  # of its rule, once they were asked for (`firing`)
 
     @classmethod
     def of_row(cls, row: ScheduleRow, kind: KindState) -> Schedule:
@@ -66,16 +64,6 @@ class Schedule:
     @property
     def tier(self) -> int:
         return tier_of(self.spec)
-
-    def ticks(self, calendars: Mapping[str, Calendar]) -> Ticks:
-        """Return the ticks of its rule. Raises: UsageError if the rule has become impossible (a calendar was deleted)."""
-        if self._ticks is None:
-            self._ticks = Ticks(self.spec.rule, calendars, seed=seed_of(self.tenant, self.name))
-        return self._ticks
-
-    def rule_changed(self) -> None:
-        """The calendars or the rule are not what they were."""
-        self._ticks = None
 
     def row(self) -> ScheduleRow:
         return ScheduleRow(

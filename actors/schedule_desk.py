@@ -147,7 +147,7 @@ class ScheduleDesk:
         schedules.retier(old, tier_of(spec))
         old.kind, old.spec, old.body = kind, spec, body
         old.revision += 1
-        old.rule_changed()
+        old.ticks = None
         state.updated_ms = now_ms
         if has_rule_changed:
             schedules.firing.go_on(old, state.paused_at_ms if state.paused else now_ms)

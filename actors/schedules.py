@@ -226,7 +226,7 @@ class Schedules:
             schedule = self.of_row(row)
             if schedule.stamp == self.book.stamp(schedule.tenant, schedule.spec.rule.calendar):
                 continue
-            schedule.rule_changed()
+            schedule.ticks = None
             self._carefully(schedule, turn, partial(self._recompute, schedule, turn.now_ms))
 
     def _recompute(self, schedule: Schedule, now_ms: int) -> None:

@@ -42,9 +42,9 @@ LOW_SPREAD_MS: Final = 10_000  # what precision "low" may add
 
 
 class Ticks:
-    """The ticks of one rule. Holds no position: every answer follows from the question alone."""
+    """The ticks of one rule. Every answer follows from the question alone."""
 
-    __slots__ = ("_allowed", "_calendars", "_end_ms", "_moments", "_seed", "_stream", "_zone", "rule")
+    __slots__ = ("_allowed", "_asked", "_calendars", "_end_ms", "_found", "_moments", "_seed", "_stream", "_zone", "rule")
 
     def __init__(self, rule: Rule, calendars: Mapping[str, Calendar] | None = None, *, seed: str = "") -> None:
         """`calendars`: by name, at least those that the rule's expression names; `seed`: stable text of the schedule, such
@@ -67,6 +67,8 @@ class Ticks:
             self._moments = IntervalStream(rule.every_ms, rule.anchor_ms)
         else:
             self._moments = ListStream(rule.at_ms)
+        self._asked: int | None = None  # what `after` was asked last, and what it found
+        self._found: int | None = None
         self._stream = filtered(self._moments, self._zone, self._allowed, rule.excluded)
 
     def after(self, instant_ms: int) -> int | None:
@@ -74,7 +76,9 @@ class Ticks:
         which ended at that instant, or the start if it is still to come."""
         if self.rule.after_ms:
             return self.after_end(instant_ms) if instant_ms >= self.rule.start_ms else self.first(instant_ms)
-        return self._from(instant_ms + 1)
+        if instant_ms != self._asked:  # thousands of schedules with one rule ask the same at the top of the hour
+            self._asked, self._found = instant_ms, self._from(instant_ms + 1)
+        return self._found
 
     def between(self, from_ms: int, until_ms: int, limit: int) -> list[int]:
         """Return the ticks in [from_ms, until_ms), ascending, at most `limit`, the earliest ones."""

@@ -11,7 +11,8 @@ from foliot.actors import messages as m
 from foliot.actors import schedule_messages as sm
 from foliot.actors.rules import Rule
 
-from .harness_schedules import HOUR, MINUTE, START_MS, TENANT, ScheduleHarness
+from .harness_schedules import HOUR, MINUTE, TENANT, ScheduleHarness
+from .harness_shard import START_MS
 
 FAILED = m.OutcomeKind.FAILED
 

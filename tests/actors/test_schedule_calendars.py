@@ -9,7 +9,8 @@ from foliot.actors.calendar_book import DELETED, calendar_slot
 from foliot.actors.rules import Calendar, Rule
 from foliot.actors.shard import ShardConfig
 
-from .harness_schedules import HOUR, START_MS, TENANT, ScheduleHarness
+from .harness_schedules import HOUR, TENANT, ScheduleHarness
+from .harness_shard import START_MS
 
 DAY = 24 * HOUR
 # START_MS is 2027-01-15 08:00 UTC, a Friday.

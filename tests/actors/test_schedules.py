@@ -7,7 +7,8 @@ import pytest
 from foliot.actors import messages as m
 from foliot.actors.rules import Rule
 
-from .harness_schedules import HOUR, MINUTE, SECOND, START_MS, ScheduleHarness
+from .harness_schedules import HOUR, MINUTE, SECOND, ScheduleHarness
+from .harness_shard import START_MS
 
 FAILED = m.OutcomeKind.FAILED
 
