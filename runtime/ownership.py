@@ -130,8 +130,10 @@ class Slot:
             self._scope.cancel()
 
     def hear_released(self, message: SlotReleased) -> None:
+        if 0 < message.epoch < max(self.epoch, self._heard_epoch) or (self.is_open and message.epoch <= self.epoch):
+            return  # it comes late: somebody has claimed the slot since
         self._released_by = message.node
-        if self.is_open and message.epoch > self.epoch:
+        if self.is_open:
             self._fence(message.epoch, message.node)  # it went to another and came back, unnoticed
         elif message.node == self._awaits or message.epoch:
             self._go.set()

@@ -159,6 +159,22 @@ def test_of_two_queue_actors_only_the_newer_one_leases() -> None:
     assert cluster.running() == 2
 
 
+def test_an_old_queue_actor_is_told_nothing_and_takes_nothing_from_the_newer_one() -> None:
+    cluster = Cluster(6, shards=1)
+    cluster.submit(0, 1)
+    cluster.run_ms(20)
+    [task] = cluster.actor(QUEUE)._book.known
+    cluster.deliver(Envelope("shard.0", m.QueueStarted(QUEUE, 2, START_MS, 0)))
+    cluster.sent.clear()
+
+    cluster.deliver(Envelope("shard.0", m.QueueStarted(QUEUE, 1, START_MS, 9)))
+    cluster.deliver(Envelope("shard.0", m.ConfirmLeases(QUEUE, [77], 1, START_MS, 9)))
+    assert [envelope.message for envelope in cluster.sent if envelope.to == QUEUE] == []
+
+    cluster.deliver(Envelope("shard.0", m.GrantLeases(QUEUE, "w1", [task], 2, START_MS, 1)))
+    assert cluster.running() == 1, "the old one's number 9 makes no grant of the newer one void"
+
+
 def test_grants_that_come_twice_or_after_they_were_given_up_lease_nothing() -> None:
     cluster = Cluster(7, shards=1)
     cluster.submit(0, 3)

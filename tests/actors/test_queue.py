@@ -463,6 +463,51 @@ def test_permits_that_were_given_back_cannot_be_used_by_a_repeated_answer() -> N
     assert queue.granted_ids == [task]
 
 
+def test_permits_of_a_tenant_that_is_not_heard_any_more_are_not_used_again() -> None:
+    queue = QueueHarness()
+    queue.allowed["acme"] = 3
+    ids = queue.offer(kind(), 9)
+    queue.credit("w1", 3)
+    queue.answers_tenants = False
+    queue.release(*ids[:2])
+
+    queue.advance_ms(11_000)
+    queue.credit("w1", 9)
+    assert queue.granted_ids == ids[:3], "a later actor of the tenant may not know of the two that are free"
+
+    queue.send(queue.permits("acme", 3))
+    assert queue.granted_ids == ids[:5]
+
+
+def test_a_tenant_without_a_limit_that_is_not_heard_any_more_is_asked_before_more_may_run() -> None:
+    queue = QueueHarness()
+    queue.credit("w1", 9)
+    [first] = queue.offer(kind())
+    queue.answers_tenants = False
+
+    queue.advance_ms(30_000)
+    ids = queue.offer(kind(), 3)
+    assert queue.granted_ids == [first]
+    assert queue.wanted()[-1].allowed == 0
+
+    queue.send(queue.permits("acme", 2))
+    assert queue.granted_ids == [first, ids[0]]
+
+
+def test_a_tenant_is_told_whether_all_that_runs_is_known_and_again_once_it_is() -> None:
+    queue = QueueHarness(configured=False)
+    queue.allowed["acme"] = 3
+    queue.configure()
+    queue.send(queue.everything(0))
+    queue.offer(kind())
+    assert {want.partial for want in queue.wanted()} == {True}
+    queue.sent.clear()
+
+    queue.send(queue.everything(1))
+
+    assert [want.partial for want in queue.wanted()] == [False]
+
+
 def test_tenants_that_came_and_went_are_forgotten_and_asked_anew() -> None:
     queue = QueueHarness()
     for number in range(2_000):
@@ -681,6 +726,19 @@ def test_of_two_actors_of_a_tenant_the_one_of_the_higher_epoch_counts() -> None:
     assert queue.granted_ids == ids[:2]
     queue.send(m.PermitsGranted("acme", 1, 1, 10, 5))
     assert (queue.wanted()[-1].granted_by, queue.wanted()[-1].number) == (5, 10)
+
+
+def test_permits_that_come_late_are_not_taken_and_a_confirmation_of_lost_ones_is() -> None:
+    queue = QueueHarness()
+    queue.answers_tenants = False
+    ids = queue.offer(kind(), 5)
+    queue.credit("w1", 9)
+    queue.send(m.PermitsGranted("acme", 1, 1, 900, 4))
+    queue.send(m.PermitsGranted("acme", 5, 1, 899, 4))  # it was under way for long
+    queue.send(m.PermitsGranted("acme", 5, 1, 900, 4, True))  # nothing but a sign of life
+    assert queue.granted_ids == ids[:1]
+    queue.send(m.PermitsGranted("acme", 2, 1, 901, 4, True))
+    assert queue.granted_ids == ids[:2]
 
 
 def test_permits_given_back_to_an_old_actor_of_a_tenant_say_nothing_of_what_a_newer_one_grants() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from typing import Any
 
 import pytest
@@ -9,8 +10,10 @@ from foliot.actors import messages as m
 from foliot.actors.backlog import BacklogConfig
 from foliot.actors.shard import ShardConfig
 from foliot.runtime.bus import Refusal
+from foliot.runtime.errors import OutdatedError
 from foliot.runtime.hashing import slot_of
 from foliot.runtime.membership import SlotClaimed
+from foliot.stores.sqlite_file import refused
 
 from .harness_shard import QUEUE, START_MS, ShardHarness
 
@@ -499,6 +502,21 @@ def test_a_page_that_was_read_before_a_cancel_does_not_bring_the_task_back() -> 
     assert stored not in shard.offered()
 
 
+def test_a_task_that_was_deleted_while_it_was_looked_up_is_not_brought_back(shard: ShardHarness) -> None:
+    [dead] = shard.submit(max_attempts=1)
+    shard.fail(shard.lease(dead)[0])
+    shard.hold_reads = True
+    shard.deliver(m.RetryTasks("acme", [dead]))
+    shard.connection.execute("delete from tasks where id = ?", (dead,))  # by retention, which asks no shard
+    shard.hold_reads = False
+
+    with pytest.raises(sqlite3.Error, match="a task to be revived was deleted") as raised:
+        shard.answer_reads()
+
+    assert isinstance(refused(raised.value, "foliot.db"), OutdatedError)
+    assert shard.messages(m.TasksAnswered) == []
+
+
 # -- what may be lost ----------------------------------------------------------------------------------------------------
 
 
@@ -519,6 +537,31 @@ def test_a_lease_missing_from_one_heartbeat_alone_is_not_taken_for_lost(shard: S
     shard.deliver(m.HeldLeases("s1", [], []), request=0)
     assert shard.state_of(task) == "running"
     shard.deliver(m.HeldLeases("s1", [], []), request=0)
+    assert shard.state_of(task) == "queued"
+
+
+def test_a_lease_is_not_taken_for_lost_while_its_body_may_be_under_way(shard: ShardHarness) -> None:
+    [task] = shard.submit()
+    shard.lease(task)
+    for _ in range(3):
+        shard.advance_ms(6_000)
+        shard.deliver(m.HeldLeases("s1", [], []), request=0)
+        assert shard.state_of(task) == "running"
+    shard.advance_ms(6_000)
+    shard.deliver(m.HeldLeases("s1", [], []), request=0)
+    assert shard.state_of(task) == "queued"
+
+
+def test_a_lease_of_a_node_whose_clock_was_ahead_is_found_lost_all_the_same(shard: ShardHarness) -> None:
+    [task] = shard.submit()
+    shard.now_ms += 3_600_000
+    shard.lease(task)
+    shard.now_ms -= 3_600_000
+    shard.reopen()
+    for _ in range(2):
+        assert shard.state_of(task) == "running"
+        shard.advance_ms(21_000)
+        shard.deliver(m.HeldLeases("s1", [], []), request=0)
     assert shard.state_of(task) == "queued"
 
 

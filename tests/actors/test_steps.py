@@ -90,6 +90,18 @@ def test_a_queue_goes_on_within_an_interval_when_its_clock_is_set_back(part: str
         assert len(queue.wanted()) == 1
 
 
+def test_a_queue_asks_a_shard_within_a_second_when_its_clock_was_set_back_since_it_asked_last() -> None:
+    queue = QueueHarness()
+    queue.sent.clear()
+    queue.now_ms -= HOUR_MS
+    queue.send(m.ReadQueue())
+
+    queue.send(m.OfferTasks(0, [], epoch=1, number=9))  # the ones before are missing
+    queue.advance_ms(1_000)
+
+    assert [e.to for e in queue.sent if isinstance(e.message, m.QueueStarted)] == ["shard.0"]
+
+
 def test_credits_are_void_a_minute_after_they_were_renewed_also_when_the_clock_was_set_back() -> None:
     queue = QueueHarness()
     queue.credit("w1", 5)
@@ -127,6 +139,22 @@ def test_a_shard_reports_and_shows_its_number_when_its_clock_is_set_back(shard: 
     assert [type(e.message) for e in shard.sent] == [m.ReportUsage]
     shard.advance_ms(9_000)
     assert m.OfferTasks(0, [], epoch=1, number=2) in shard.messages(m.OfferTasks)
+
+
+def test_an_attempt_has_the_time_it_had_when_its_clock_is_set_back(shard: ShardHarness) -> None:
+    late, cancelled = shard.submit(timeout_ms=10_000, cancel_grace_ms=5_000) + shard.submit(cancel_grace_ms=5_000)
+    shard.lease(late, cancelled)
+    assert shard.cancel(cancelled) == ["cancelling"]
+
+    shard.now_ms -= HOUR_MS
+    shard.deliver(m.ReadLedger())
+
+    shard.advance_ms(34_000)
+    assert (shard.state_of(late), shard.state_of(cancelled)) == ("running", "running")
+    shard.advance_ms(2_000)  # the grace and the margin
+    assert (shard.state_of(late), shard.state_of(cancelled)) == ("running", "cancelled")
+    shard.advance_ms(10_000)
+    assert shard.state_of(late) != "running"
 
 
 def test_a_task_that_is_due_at_an_instant_waits_for_it(shard: ShardHarness) -> None:

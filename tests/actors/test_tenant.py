@@ -283,9 +283,22 @@ def test_a_queue_that_never_tells_holds_up_the_others_no_longer_than_its_permits
     assert [e.message.allowed for e in tenant.sent if isinstance(e.message, m.PermitsGranted)][-1] == 4
 
 
+def test_a_queue_that_does_not_know_yet_what_runs_has_not_told() -> None:
+    tenant = TenantHarness(configured=False, recovered=False)
+    for shard in range(2):
+        tenant.send(m.ReportUsage(shard, 10, 3, full=True, queues=["q1", "q2"]))
+    tenant.configure(concurrency=4)
+
+    tenant.want("q2", 0, 1, partial=True)
+    assert tenant.want("q1", 0, 9) == [("q1", 0)]
+
+    assert dict(tenant.want("q2", 3, 1))["q1"] == 1
+
+
 def test_shards_that_did_not_answer_are_asked_again() -> None:
     tenant = TenantHarness(configured=False, recovered=False)
     tenant.send(m.ReportUsage(0, 0, 0, full=True))
+    tenant.send(m.ReportUsage(1, 5, 0))  # what it reports unasked names no queues
     tenant.configure(concurrency=4)
     tenant.sent.clear()
 
@@ -502,6 +515,9 @@ def test_what_a_queue_says_before_it_has_heard_all_shards_takes_nothing_from_wha
     tenant.want("q1", 1, 0, epoch=2, partial=True)
     grants = [e.message for e in tenant.sent if isinstance(e.message, m.PermitsGranted) and e.to == "q2"]
     assert [grant.allowed for grant in grants] == [0]
+    grant = next(e.message for e in reversed(tenant.sent) if e.to == "q1")
+    tenant.want("q1", 1, 0, allowed=grant.allowed, number=grant.number, epoch=2, partial=True)
+    assert {e.message.allowed for e in tenant.sent if e.to == "q2"} == {0}, "two more may run that it has not heard of"
 
     tenant.want("q1", 1, 0, allowed=tenant.sent[-1].message.allowed, number=tenant.number("q1"), epoch=2)
     assert [e.message.allowed for e in tenant.sent if e.to == "q2"][-1] >= 1

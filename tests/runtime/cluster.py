@@ -119,7 +119,8 @@ class Desk(Actor[Any]):
 
 class Store:
     """What survives: epochs, owners and keys by slot. `claims`: (slot, epoch, node) in order. `unknown`: so many of the
-    next commits are written without an answer."""
+    next commits are written without an answer. `commit_ms`: how long a commit takes until it is written; `told_late_ms`: how
+    much later than it is done the node hears of a claim."""
 
     def __init__(self) -> None:
         self.epochs = dict.fromkeys(range(SLOTS), 0)
@@ -127,6 +128,8 @@ class Store:
         self.claims: list[tuple[int, int, str]] = []
         self.kept: dict[int, list[str]] = {}
         self.unknown = 0
+        self.commit_ms = STORE_MS
+        self.told_late_ms = 0
 
     def durable(self, node: ClusterNode) -> Callable[[int], tuple[str, MakeDurable]]:
         def of(slot: int) -> tuple[str, MakeDurable]:
@@ -135,8 +138,11 @@ class Store:
                 self.epochs[slot] += 1
                 self.owners[slot] = node.name
                 self.claims.append((slot, self.epochs[slot], node.name))
-                keeper = node.keepers[slot] = Keeper(self.epochs[slot])
-                return keeper, SlotJournal(self, slot, self.epochs[slot])
+                epoch = self.epochs[slot]
+                if self.told_late_ms:
+                    await asyncio.sleep(self.told_late_ms / 1000)
+                keeper = node.keepers[slot] = Keeper(epoch)
+                return keeper, SlotJournal(self, slot, epoch)
 
             return f"shard.{slot}", make
 
@@ -160,8 +166,8 @@ class SlotJournal:
         return Keys()
 
     async def commit(self, changes: Any) -> None:
-        await asyncio.sleep(STORE_MS / 1000)
         store, slot = self._store, self._slot
+        await asyncio.sleep(store.commit_ms / 1000)
         if store.epochs[slot] != self.epoch:
             raise StaleEpochError(slot, self.epoch, store.epochs[slot])
         store.kept.setdefault(slot, []).extend(changes)

@@ -16,6 +16,7 @@ from foliot.runtime.errors import (
     EscalationError,
     MailboxFullError,
     NoSuchActorError,
+    OutdatedError,
     StaleEpochError,
     StoreError,
 )
@@ -661,6 +662,19 @@ async def test_what_waits_behind_a_commit_of_unknown_outcome_is_kept_in_order(ha
     assert harness.heard() == [Total("b", 1), Note("1"), Note("2")]
 
 
+async def test_one_message_a_turn_goes_no_further_than_what_waited_though_a_commit_is_unknown(harness: Harness) -> None:
+    harness.store.lost_answers = [CommitUnknownError(shard=1, epoch=1)]
+    harness.tell(Break("no good"), Add("a"), Add("b"))
+    async with harness.running():
+        await harness.settle()
+        assert harness.store.commits == [[("a", 1)], [("b", 1)]]
+        turns = harness.cell.stats.turns
+        harness.tell(Note("1"), Note("2"))
+        await harness.settle()
+
+    assert harness.cell.stats.turns == turns + 1
+
+
 async def test_a_refused_commit_is_repeated_until_its_outcome_is_unknown(harness: Harness) -> None:
     harness.store.refusals = [full_disk()]
     harness.store.lost_answers = [CommitUnknownError(shard=1, epoch=1)]
@@ -682,6 +696,19 @@ async def test_many_commits_of_unknown_outcome_escalate_to_nobody(harness: Harne
         await harness.settle()
 
     assert harness.cell.stats.unknown_commits == 5
+
+
+async def test_what_the_store_refuses_as_outdated_is_decided_again_by_an_actor_that_knows_better(harness: Harness) -> None:
+    harness.tell(Add("a"), Add("b"), Note("1"))
+    harness.store.refusals = [OutdatedError("a row is gone")]
+    async with harness.running():
+        await harness.until(lambda: len(harness.actors) == 2)
+        await harness.settle()
+
+    assert harness.store.commits == [[("a", 1), ("b", 1)]]
+    assert harness.heard() == [Total("a", 1), Total("b", 1), Note("1")]
+    assert (harness.cell.stats.restarts, harness.cell.stats.unknown_commits) == (0, 0), "nobody has failed"
+    assert harness.store.poisoned == []
 
 
 async def test_a_message_set_aside_without_an_answer_is_set_aside_again(harness: Harness) -> None:

@@ -160,6 +160,18 @@ def test_a_member_that_leaves_is_gone_at_once_and_what_comes_late_does_not_bring
     viewed(scenario)
 
 
+def test_what_an_unheard_life_of_a_member_says_last_does_not_end_the_one_that_is_heard() -> None:
+    async def scenario(view: View) -> None:
+        await view.membership.join()
+        await view.hear("b", boot="2")
+        await view.hear("b", boot="1", leaving=True)
+
+        assert view.changes == [["a", "b"]]
+        assert view.membership.knows("b")
+
+    viewed(scenario)
+
+
 def test_a_new_life_of_a_member_replaces_the_old_one() -> None:
     async def scenario(view: View) -> None:
         await view.membership.join()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from foliot.runtime.bus import Envelope, Refusal
-from foliot.runtime.errors import DeadlineError, NodeReplacedError
+from foliot.runtime.errors import DeadlineError, NodeReplacedError, NoSuchActorError
 from foliot.runtime.hashing import slot_of
 from foliot.runtime.membership import NODES, SlotClaimed, SlotReleased
 
@@ -87,6 +89,29 @@ def test_a_node_that_leaves_hands_its_slots_over_quickly_and_finishes_what_it_wa
         assert cluster.store.kept[slot] == [f"k{number}" for number in range(200)]
         assert all(before[n] == after for n, after in cluster.hosts().items() if before[n] != ["b"])
         assert max(cluster.store.epochs.values()) == 2, "each slot was claimed once more at most"
+
+    in_cluster(scenario)
+
+
+def test_a_slot_that_cannot_finish_in_time_is_given_back_and_what_waits_there_is_refused() -> None:
+    async def scenario(cluster: Cluster) -> None:
+        await cluster.settle("a", "b")
+        leaving = cluster.nodes.pop("a")
+        slot = leaving.slots[0]
+        cluster.store.commit_ms = 60_000
+        begun = asyncio.create_task(cluster.ask(f"shard.{slot}", Put("k1"), timeout_ms=5_000))
+        await cluster.pass_ms(10)
+        waiting = asyncio.create_task(cluster.ask(f"shard.{slot}", Put("k2"), timeout_ms=5_000))
+        await cluster.pass_ms(10)
+
+        left = asyncio.create_task(leaving.node.leave())
+        assert 490 <= await cluster.until(left.done, within_ms=1_000) <= 510
+        await leaving.life
+        assert await waiting == Refusal.of(NoSuchActorError(f"shard.{slot}"))  # it may be sent again
+        with pytest.raises(DeadlineError):
+            await begun
+        await cluster.until(cluster.is_settled, within_ms=1_000)
+        assert slot not in cluster.store.kept
 
     in_cluster(scenario)
 
@@ -214,6 +239,26 @@ def test_a_commit_under_an_old_epoch_drops_the_slot_and_leaves_the_answer_to_its
     in_cluster(scenario)
 
 
+def test_what_waits_when_a_slot_is_lost_gets_no_answer() -> None:
+    """The other owner may have got the same message, and done what it asks for."""
+
+    async def scenario(cluster: Cluster) -> None:
+        await cluster.settle("a", "b")
+        slot = cluster.nodes["a"].slots[0]
+        cluster.store.commit_ms = 50
+        first = asyncio.create_task(cluster.ask(f"shard.{slot}", Put("k1"), timeout_ms=200))
+        await cluster.pass_ms(10)
+        second = asyncio.create_task(cluster.ask(f"shard.{slot}", Put("k2"), timeout_ms=200))
+        cluster.store.epochs[slot] += 1  # somebody claimed it unseen
+
+        for asked in (first, second):
+            with pytest.raises(DeadlineError):
+                await asked
+        assert slot not in cluster.store.kept
+
+    in_cluster(scenario)
+
+
 @pytest.mark.parametrize("news", [SlotClaimed, SlotReleased])
 def test_news_of_a_later_epoch_ends_what_an_unknowing_owner_hosts(news: type[SlotClaimed] | type[SlotReleased]) -> None:
     async def scenario(cluster: Cluster) -> None:
@@ -231,6 +276,82 @@ def test_news_of_a_later_epoch_ends_what_an_unknowing_owner_hosts(news: type[Slo
         assert desk_in(slot) not in cluster.nodes["a"].node.cells
         await cluster.until(cluster.is_settled, within_ms=1_000)
         assert cluster.nodes["a"].node.hosted[slot] == 6
+
+    in_cluster(scenario)
+
+
+def test_a_slot_that_was_taken_unnoticed_and_given_back_is_claimed_again_at_once() -> None:
+    async def scenario(cluster: Cluster) -> None:
+        await cluster.settle("a", "b")
+        slot = cluster.nodes["a"].slots[0]
+        cluster.store.epochs[slot] = 5
+
+        cluster.client.send(Envelope(NODES, SlotReleased(slot, "z", 5)))
+        await cluster.pass_ms(10)
+
+        assert cluster.nodes["a"].node.hosted[slot] == 6
+
+    in_cluster(scenario)
+
+
+def test_a_release_that_comes_late_does_not_shorten_the_wait_after_the_next_loss() -> None:
+    async def scenario(cluster: Cluster) -> None:
+        await cluster.settle("a", "b")
+        alone = cluster.nodes["a"]
+        slot = alone.slots[0]
+        cluster.client.send(Envelope(NODES, SlotReleased(slot, "b", alone.node.hosted[slot])))  # for the second time
+        await cluster.pass_ms(10)
+        cluster.store.epochs[slot] = 5
+        cluster.client.send(Envelope("slots", SlotClaimed(slot, "z", 5)))
+        cluster.client.send(Envelope(NODES, SlotReleased(slot, "b", 4)))
+        await cluster.pass_ms(100)
+        assert slot not in alone.slots, "it is z's for a while"
+
+        await cluster.until(cluster.is_settled, within_ms=3_000)
+        assert alone.node.hosted[slot] == 6
+
+    in_cluster(scenario)
+
+
+def test_a_claim_is_void_if_a_later_one_was_heard_of_before_its_own_answer() -> None:
+    async def scenario(cluster: Cluster) -> None:
+        await cluster.settle("a", "b")
+        alone, store = cluster.nodes["a"], cluster.store
+        slot = alone.slots[0]
+        store.told_late_ms = 50
+        store.epochs[slot] = 5
+        cluster.client.send(Envelope("slots", SlotClaimed(slot, "z", 5)))
+        await cluster.until(lambda: store.epochs[slot] == 6, within_ms=1_000)
+
+        store.epochs[slot] = 7
+        cluster.client.send(Envelope("slots", SlotClaimed(slot, "z", 7)))
+        await cluster.pass_ms(100)
+
+        assert slot not in alone.slots
+        await cluster.until(cluster.is_settled, within_ms=3_000)
+        assert alone.node.hosted[slot] == 8
+
+    in_cluster(scenario)
+
+
+def test_a_node_that_hears_too_few_does_not_begin_a_slot_again() -> None:
+    async def scenario(cluster: Cluster) -> None:
+        await cluster.settle("a", "b", "c")
+        alone = cluster.nodes["c"]
+        slot, other = alone.slots[:2]
+        cluster.network.cut(("a", "b"), ("c",))
+        await cluster.pass_ms(4_000)  # not given up yet, and no longer certain of the others
+
+        cluster.store.unknown = 1
+        cell = alone.node.cells[f"shard.{slot}"]
+        cell.deliver(Envelope(cell.address, Put("k")))
+        await cluster.pass_ms(500)
+        assert slot not in alone.slots
+        assert cluster.store.epochs[slot] == 1
+        assert other in alone.slots
+
+        cluster.network.heal()
+        await cluster.until(lambda: cluster.is_settled() and slot in alone.slots, within_ms=3_000)
 
     in_cluster(scenario)
 
@@ -291,6 +412,39 @@ def test_volatile_actors_end_with_their_slot() -> None:
         answer = await cluster.ask(desk_in(lost), Poke())
         assert isinstance(answer, Refusal)
         assert answer.code == "no_such_actor"
+
+    in_cluster(scenario)
+
+
+class Ear:
+    def __init__(self) -> None:
+        self.heard: list[Envelope] = []
+
+    def deliver(self, envelope: Envelope) -> None:
+        self.heard.append(envelope)
+
+
+@pytest.mark.parametrize("is_lost", [False, True], ids=["given back", "lost"])
+def test_what_waits_at_a_volatile_actor_is_refused_if_its_slot_is_given_back_but_not_if_it_is_lost(is_lost: bool) -> None:
+    async def scenario(cluster: Cluster) -> None:
+        await cluster.settle("a", "b")
+        node = cluster.nodes["a"].node
+        slot = cluster.nodes["a"].slots[0]
+        desk = desk_in(slot)
+        await cluster.ask(desk, Poke())
+        ear = Ear()
+        cluster.client.bind("reply.ear", ear)
+        left = None if is_lost else asyncio.create_task(node.leave())
+
+        node.cells[desk].deliver(Envelope(desk, Poke(), "reply.ear", 9))
+        if is_lost:
+            node.deliver(Envelope("slots", SlotClaimed(slot, "z", 5)))
+        await cluster.pass_ms(20)
+
+        refused = [envelope for envelope in ear.heard if isinstance(envelope.message, Refusal)]
+        assert refused == ([] if is_lost else [Envelope("reply.ear", Refusal.of(NoSuchActorError(desk)), desk, 9)])
+        if left is not None:
+            await left
 
     in_cluster(scenario)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from foliot.sdk.credits import ACTIVE_MS, HOLD_MS, STARVED_MS, QueueLine, share
+from foliot.sdk.credits import ACTIVE_MS, HOLD_MS, IDLE_HOLD_MS, STARVED_MS, TICK_MS, QueueLine, hold_ms, share
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -75,6 +75,24 @@ def test_with_fewer_slots_than_queues_each_is_asked_in_turn() -> None:
     asked = [shared(1, queues, now_ms=10_000 + step * HOLD_MS) for step in range(6)]
 
     assert asked == [[1, 0, 0], [0, 1, 0], [0, 0, 1]] * 2
+
+
+def test_a_queue_that_was_just_asked_has_a_moment_to_answer() -> None:
+    queues = lines(2)
+
+    moments = (0, HOLD_MS - 1, HOLD_MS, 2 * HOLD_MS - 1, 2 * HOLD_MS)
+    asked = [shared(1, queues, now_ms=10_000 + after_ms) for after_ms in moments]
+
+    assert asked == [[1, 0], [1, 0], [0, 1], [0, 1], [1, 0]]
+
+
+def test_it_is_shared_again_soon_where_the_slots_do_not_suffice_for_the_dearest_tasks() -> None:
+    queues = lines(3)
+    queues[2].cost = 4
+
+    assert [hold_ms(free, queues, 10_000) for free in (5, 6)] == [IDLE_HOLD_MS, 0]
+    queues[0].active_until_ms = 10_001
+    assert [hold_ms(free, queues, 10_000) for free in (5, 6)] == [HOLD_MS, TICK_MS]
 
 
 def test_a_queue_at_work_keeps_the_slot_but_others_are_asked_before_long() -> None:

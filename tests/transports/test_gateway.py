@@ -222,6 +222,27 @@ async def test_a_submission_nobody_answered_stays_unsettled() -> None:
     assert edge.counts["acme", "default"].unsettled == 2
 
 
+async def test_a_named_submission_is_sent_again_while_its_shard_moves_and_one_without_a_name_is_not() -> None:
+    moving = Refusal("no_such_actor", "moving", 50)
+    edge = entrance(SilentBus(moving, moving, m.TasksSubmitted([77])), shards=1)
+    named = m.SubmitTasks("acme", [m.Template("ok")], [spec()], "r")
+    assert await edge.submit(named, timeout_ms=5_000) == m.TasksSubmitted([77])
+
+    edge = entrance(SilentBus(moving, m.TasksSubmitted([77])), shards=1)
+    unnamed = m.SubmitTasks("acme", [m.Template("ok")], [spec()])
+    assert await edge.submit(unnamed, timeout_ms=5_000) == moving
+
+
+async def test_a_submission_whose_shard_moves_for_too_long_ends_with_its_deadline_and_stays_unsettled() -> None:
+    """Of the copies one may have reached the shard's next owner."""
+    edge = entrance(SilentBus(*[Refusal("no_such_actor", "moving", 50)] * 50), shards=1)
+
+    with pytest.raises(DeadlineError):
+        await edge.submit(m.SubmitTasks("acme", [m.Template("ok")], [spec()], "r"), timeout_ms=80)
+
+    assert edge.counts["acme", "default"].unsettled == 1
+
+
 # -- commands and looks ----------------------------------------------------------------------------------------------
 
 

@@ -385,6 +385,39 @@ async def test_a_restart_repeats_what_may_be_repeated_and_fails_the_rest(desk: D
     await channel.close()
 
 
+class Full(Desk):
+    """Refuses so many submissions, and then accepts."""
+
+    def __init__(self, refusals: int) -> None:
+        super().__init__()
+        self.refusals = refusals
+
+    async def handle(self, request: Any, *, timeout_ms: int) -> Any:
+        answer = await super().handle(request, timeout_ms=timeout_ms)
+        return Refusal("overloaded", "full", 5) if len(self.seen) <= self.refusals else answer
+
+
+async def test_a_first_submission_may_be_refused_but_a_repeated_one_goes_on_until_it_is_certain(tmp_path: Path) -> None:
+    """The first copy may have been carried out, whatever the second is told."""
+    path, desk = str(tmp_path / "s"), Desk()
+    channel = LocalChannel(path, limits=SMALL)
+    desk.held = asyncio.Event()
+    server = LocalServer(desk, path, limits=SMALL)
+    await server.start()
+    repeated = asyncio.create_task(channel.request(SubmitTasks("acme", [], [TaskSpec(0, b"abc")], "r1"), timeout_ms=5_000))
+    await until(lambda: len(desk.seen) == 1)
+    await server.close()
+
+    second = Full(refusals=2)
+    async with LocalServer(second, path, limits=SMALL):
+        assert (await repeated).ids == [3]
+        assert len(second.seen) == 3
+        second.refusals = 9
+        first = await channel.request(SubmitTasks("acme", [], [TaskSpec(0, b"abc")], "r2"), timeout_ms=5_000)
+        assert first == Refusal("overloaded", "full", 5)
+        await channel.close()
+
+
 async def test_a_lost_scheduler_that_does_not_come_back_is_told_at_the_deadline(desk: Desk, tmp_path: Path) -> None:
     path = str(tmp_path / "s")
     channel = LocalChannel(path, limits=SMALL)
