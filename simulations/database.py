@@ -103,6 +103,8 @@ class Database:
 
     def retain(self, before_ms: int, now_ms: int, limit: int) -> int:
         gone = self._write(lambda self: sqlite_upkeep.retain(self.connection, before_ms, limit))
+        self._write(lambda self: sqlite_upkeep.retain_ticks(self.connection, before_ms, limit))
+        self._write(lambda self: sqlite_upkeep.retain_backfills(self.connection, before_ms, limit))
         self._write(lambda self: sqlite_upkeep.retain_keys(self.connection, now_ms, limit))
         return gone
 
@@ -134,6 +136,16 @@ class Database:
             assert isinstance(found, TasksRead)
             rows += found.rows
         return sorted(rows, key=lambda row: row.id)
+
+    def schedules(self) -> dict[int, tuple[int, int, bytes]]:
+        """Return, by schedule, its revision, when it is due, and its state."""
+        rows = self.connection.execute("select id, revision, next_ms, state from schedules order by id")
+        return {id: (revision, next_ms, state) for id, revision, next_ms, state in rows}
+
+    def ticks(self) -> dict[tuple[int, int, int], tuple[int, int]]:
+        """Return, by (schedule, tick, source), the task and its outcome."""
+        rows = self.connection.execute("select schedule_id, tick_ms, source, task_id, outcome from ticks order by 1, 2, 3")
+        return {(schedule, tick_ms, source): (task, outcome) for schedule, tick_ms, source, task, outcome in rows}
 
     def ledger(self) -> Any:
         return sqlite_lists.ledger_of(self.fetch(sqlite_lists.LEDGER))

@@ -13,17 +13,21 @@ from typing import Any, Final, TypeVar
 
 from ..actors.messages import Kind, LedgerEntry
 from ..actors.rows import Answer, Query, ShardChanges, ShardImage, TaskRow
+from ..actors.rules import Calendar
+from ..actors.schedule_rows import BackfillRow, TickRow
+from ..actors.states import State
 from ..runtime.errors import CommitUnknownError, StaleEpochError, StoreError
 from ..runtime.ids import to_text
-from ..stores import sqlite_lists, sqlite_rows
-from ..stores.port import StoreStats, TaskDetail, TaskFilter
+from ..stores import sqlite_lists, sqlite_rows, sqlite_schedule_lists
+from ..stores.port import ScheduleDetail, ScheduleFilter, StoreStats, TaskDetail, TaskFilter
 from ..stores.sqlite_file import refused
 from ..stores.sqlite_turn import Turn
 from .history import Claimed, Committed, Retained
 from .process import Process
 
 R = TypeVar("R")
-_UNREACHABLE_MS: Final = 500  # until a connection that leads nowhere is given up
+_RUNNING: Final = int(State.RUNNING)
+_TOLD_MAX: Final = 8  # tasks of a commit that the trace names
 
 
 class SimStore:
@@ -71,7 +75,7 @@ class SimStore:
             )  # fmt: skip
             process.point("store.commit.after")
 
-        await self._call("commit", commit, unknown=CommitUnknownError(changes.shard, changes.epoch))
+        await self._call("commit", commit, changes)
 
     async def query(self, shard: int, query: Query) -> Answer:
         statement = sqlite_rows.statement_of(shard, query)
@@ -84,6 +88,24 @@ class SimStore:
     async def logs(self, task_id: int, attempt: int = 0) -> Logs:
         statement = sqlite_lists.logs(task_id, attempt)
         return sqlite_lists.logs_of(await self._call("read", lambda: self._database.fetch(statement)))
+
+    async def schedules(self, filter: ScheduleFilter) -> Schedules:
+        listing = sqlite_schedule_lists.ScheduleListing(filter)
+        while (statement := listing.next()) is not None:
+            listing.take(await self._read(statement))
+        return listing.found
+
+    async def ticks(self, schedule_id: int, *, before_ms: int = 0, limit: int = 100) -> Ticks:
+        statement = sqlite_schedule_lists.ticks(schedule_id, before_ms, limit)
+        return sqlite_schedule_lists.listed_ticks(await self._read(statement))
+
+    async def backfills(self, tenant: str, *, schedule: str = "", limit: int = 100) -> Backfills:
+        statement = sqlite_schedule_lists.backfills(tenant, schedule, limit)
+        return sqlite_schedule_lists.listed_backfills(await self._read(statement))
+
+    async def calendars(self, tenant: str) -> Calendars:
+        statement = sqlite_schedule_lists.calendars(tenant)
+        return sqlite_schedule_lists.listed_calendars(await self._read(statement))
 
     async def ledger(self) -> tuple[Ledger, Ledger]:
         found: tuple[Ledger, Ledger] = await self._call("read", self._database.ledger)
@@ -114,10 +136,14 @@ class SimStore:
         statement = sqlite_lists.listed(filter)
         return sqlite_lists.listed_of(await self._call("read", lambda: self._database.fetch(statement)))
 
+    async def _read(self, statement: sqlite_rows.Statement) -> Any:
+        return await self._call("read", lambda: self._database.fetch(statement))
+
     # -- the way there and back --------------------------------------------------------------------------------------
 
-    async def _call(self, what: str, action: Callable[[], R], *, unknown: StoreError | None = None) -> R:
-        """Raises: StoreError with nothing done, `unknown` if nobody knows whether it was; what the action raises."""
+    async def _call(self, what: str, action: Callable[[], R], changes: ShardChanges | None = None) -> R:
+        """Run an action at the database. `changes`: of a commit. Raises: StoreError with nothing done, of a commit
+        CommitUnknownError if nobody knows whether it was; what the action raises."""
         if self._is_closed:
             raise StoreError("the store is closed; expected one in use")
         process, world = self._process, self._world
@@ -127,37 +153,67 @@ class SimStore:
             if trouble == "refused":
                 world.answer_later(process, _resolve, future, None, StoreError(f"{what} was refused by the database"))
             else:
-                away = StoreError(f"{what}: the database is out of reach")
-                world.reach_database(
-                    process, lambda: self._arrived(what, action, future, trouble, unknown),
-                    lambda: _resolve(future, None, away),
-                )  # fmt: skip
+                call = _Call(process, what, action, future, trouble, changes)
+                world.reach_database(process, call.arrive, call.miss)
         return await future
 
-    def _arrived(
-        self, what: str, action: Callable[[], R], future: asyncio.Future[R], trouble: str,
-        unknown: StoreError | None,
+
+class _Call:
+    """A call on its way. `trouble`: what befalls it at the database."""
+
+    __slots__ = ("_action", "_changes", "_error", "_future", "_process", "_result", "_trouble", "_what")
+
+    def __init__(
+        self, process: Process, what: str, action: Callable[[], Any], future: asyncio.Future[Any], trouble: str,
+        changes: ShardChanges | None,
     ) -> None:  # fmt: skip
-        """The call is at the database; in the database's lane."""
-        process, world = self._process, self._world
-        result: R | None = None
-        error: Exception | None = None
-        if trouble != "unknown_undone":
+        self._process = process
+        self._what = what
+        self._action = action
+        self._future = future
+        self._trouble = trouble
+        self._changes = changes
+        self._result: Any = None
+        self._error: Exception | None = None
+
+    def miss(self) -> None:
+        """The database cannot be reached; in the process's lane, as what follows but for `arrive`."""
+        _resolve(self._future, None, StoreError(f"{self._what}: the database is out of reach"))
+
+    def arrive(self) -> None:
+        """It is at the database; in the database's lane."""
+        if self._trouble != "unknown_undone":
             try:
-                result = action()
+                self._result = self._action()
             except StaleEpochError as raised:
-                error = raised
+                self._error = raised
             except sqlite3.Error as raised:
-                error = refused(raised, "the simulated database")
-        if trouble and error is None:
-            error = unknown
-        lost = unknown or StoreError(f"{what}: no answer came from the database")
-        world.return_from_database(process, lambda: _resolve(future, result, error), lambda: _resolve(future, None, lost))
+                self._error = refused(raised, "the simulated database")
+        if self._trouble and self._error is None:
+            self._error = self._unknown()
+        self._process.world.return_from_database(self._process, self.deliver, self.lose)
+
+    def deliver(self) -> None:
+        """The answer is back."""
+        _resolve(self._future, self._result, self._error)
+
+    def lose(self) -> None:
+        """The answer was lost on its way."""
+        error: StoreError | None = self._unknown()
+        _resolve(self._future, None, error or StoreError(f"{self._what}: no answer came from the database"))
+
+    def _unknown(self) -> StoreError | None:
+        changes = self._changes
+        return None if changes is None else CommitUnknownError(changes.shard, changes.epoch)
 
 
 Ids = list[int]
 Logs = list[tuple[int, bytes]]
 Ledger = list[LedgerEntry]
+Schedules = list[ScheduleDetail]
+Ticks = list[TickRow]
+Backfills = list[tuple[BackfillRow, str]]
+Calendars = list[Calendar]
 
 
 def _resolve(future: asyncio.Future[Any], result: Any, error: Exception | None) -> None:
@@ -171,8 +227,13 @@ def _resolve(future: asyncio.Future[Any], result: Any, error: Exception | None) 
 
 def _summary(changes: ShardChanges) -> dict[str, Any]:
     """Return what a trace tells of a turn's rows: up to eight tasks and what they became."""
-    moves = [
-        *((row[0], row[2]) for row in changes.inserted), *((row[0], 3) for row in changes.leased),
-        *((row[0], row[1]) for row in changes.moved), *((row[0], row[1]) for row in changes.ended),
-    ]  # fmt: skip
-    return {"tasks": [to_text(id) for id, _ in moves[:8]], "states": [state for _, state in moves[:8]]}
+    tasks: list[str] = []
+    states: list[int] = []
+    kinds: tuple[tuple[list[Any], int], ...] = (
+        (changes.inserted, 2), (changes.leased, -1), (changes.moved, 1), (changes.ended, 1)
+    )  # fmt: skip
+    for rows, state_at in kinds:
+        for row in rows[: _TOLD_MAX - len(tasks)] if rows else ():
+            tasks.append(to_text(row[0]))
+            states.append(_RUNNING if state_at < 0 else row[state_at])
+    return {"tasks": tasks, "states": states}

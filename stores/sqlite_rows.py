@@ -27,10 +27,11 @@ from ..actors.rows import (
     TimersRead,
 )
 from ..runtime.ids import MAX_ID
-from . import sqlite_schedules
 from .sqlite_pack import KINDS, blob, encode_json, kinds_of, texts
 from .sqlite_pack import Statement as Statement
 from .sqlite_pack import fetch as fetch
+from .sqlite_schedules import answer_of as answer_of_schedules
+from .sqlite_schedules import statement_of as statement_of_schedules
 
 PAGED_PAYLOAD_MAX: Final = 16_384
 """Larger payloads are left out of pages of timers and lanes, so that a page has a bound; they are read by id."""
@@ -132,7 +133,7 @@ def statement_of(shard: int, query: Query) -> Statement:
             rows, keys = texts(query.dedupe_keys, first=4)
             return _KEYS.format(rows), (shard, query.tenant, query.request_id, *keys)
         case _:
-            return sqlite_schedules.statement_of(shard, query)
+            return statement_of_schedules(shard, query)
 
 
 def answer_of(query: Query, row: Any) -> Answer:
@@ -155,7 +156,7 @@ def answer_of(query: Query, row: Any) -> Answer:
             held = {key: (task_id, expires_ms) for key, task_id, expires_ms in _decode_held(row[0])}
             return KeysRead(query.token, held, row[1] or b"")
         case _:
-            return sqlite_schedules.answer_of(query, row)
+            return answer_of_schedules(query, row)
 
 
 def unpack(row: Any) -> list[TaskRow]:

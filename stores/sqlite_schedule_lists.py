@@ -12,7 +12,7 @@ import msgspec
 
 from ..actors.rules import Calendar
 from ..actors.schedule_messages import ScheduleState
-from ..actors.schedule_rows import BackfillRow, TickRow
+from ..actors.schedule_rows import BackfillRow, ScheduleRow, TickRow
 from ..runtime.ids import MAX_ID
 from .port import ScheduleDetail, ScheduleFilter
 from .sqlite_lists import LIST_MAX
@@ -21,14 +21,15 @@ from .sqlite_schedules import PACKED, PACKED_BACKFILLS, PACKED_TICKS, PAGE_BYTES
 
 _PAGE: Final = f"""
 with {{asked}} page as materialized (
-    select * from (
-        select schedules.*, sum(length(body)) over (order by name rows unbounded preceding) as bytes
+    select id, template_id from (
+        select id, template_id, size, sum(size) over (order by name rows unbounded preceding) as bytes
         from (
-            select * from schedules indexed by schedule_names where tenant = ?1 {{places}} order by name limit ?2
-        ) schedules
-    ) where bytes - length(body) < {PAGE_BYTES}
+            select id, name, template_id, length(body) as size from schedules indexed by schedule_names
+            where tenant = ?1 {{places}} order by name limit ?2
+        )
+    ) where bytes - size < {PAGE_BYTES}
 )
-select {PACKED}, {KINDS} from (select * from page order by name)
+select {PACKED}, {KINDS} from page cross join schedules on schedules.id = page.id
 """
 # The only booleans of a state are in msgpack one byte each, and true is this one.
 _MAY_BE_PAUSED: Final = "and instr(state, x'c3') > 0"
@@ -37,7 +38,7 @@ select {PACKED_TICKS} from (
     select * from ticks where schedule_id = ?1 and tick_ms < ?2 and tick_ms >= coalesce((
         select min(tick_ms) from (
             select tick_ms from ticks where schedule_id = ?1 and tick_ms < ?2 order by tick_ms desc limit ?3)
-    ), ?2) order by tick_ms desc, source desc
+    ), ?2)
 )
 """
 _BACKFILLS: Final = f"""
@@ -45,13 +46,11 @@ with page as materialized (
     select backfills.*, schedules.name from {{tables}} where schedules.tenant = ?1 {{place}}
     order by backfills.id desc limit ?2
 )
-select {PACKED_BACKFILLS}, json_group_array(name) from (select * from page order by id desc)
+select {PACKED_BACKFILLS}, json_group_array(name) from page
 """
 _OF_TENANT: Final = "backfills cross join schedules on schedules.id = backfills.schedule_id"
 _OF_SCHEDULE: Final = "schedules cross join backfills indexed by backfills_of on backfills.schedule_id = schedules.id"
-_CALENDARS: Final = f"""
-select json_group_array(length(body)), {blob("body")} from (select * from calendars where tenant = ?1 order by name)
-"""
+_CALENDARS: Final = f"select json_group_array(length(body)), {blob('body')} from calendars where tenant = ?1"
 
 _decode_state = msgspec.msgpack.Decoder(ScheduleState).decode
 _decode_calendar = msgspec.msgpack.Decoder(Calendar).decode
@@ -105,7 +104,7 @@ class ScheduleListing:
     def take(self, row: Any) -> None:
         """Add a page."""
         kinds = {kind.template_id: kind for kind in kinds_of(row[3])}
-        rows = unpack(row)
+        rows = sorted(unpack(row), key=_name)
         bytes = sum([len(row.body) for row in rows])
         self._bytes += bytes
         for schedule in rows:
@@ -116,6 +115,22 @@ class ScheduleListing:
         is_last = len(rows) < self._asked and bytes < PAGE_BYTES
         has_room = len(self.found) < self._limit and (self._bytes < PAGE_BYTES or not self.found)
         self._is_done = is_last or not has_room
+
+
+def _name(row: ScheduleRow) -> str:
+    return row.name
+
+
+def _tick(row: TickRow) -> tuple[int, int]:
+    return row.tick_ms, row.source
+
+
+def _calendar(calendar: Calendar) -> str:
+    return calendar.name
+
+
+def _backfill(found: tuple[BackfillRow, str]) -> int:
+    return found[0].id
 
 
 def _after_all_with(prefix: str) -> str:
@@ -135,7 +150,7 @@ def ticks(schedule_id: int, before_ms: int, limit: int) -> Statement:
 
 def listed_ticks(row: Any) -> list[TickRow]:
     """Return ticks, newest first."""
-    return ticks_of(row[0])
+    return sorted(ticks_of(row[0]), key=_tick, reverse=True)
 
 
 def backfills(tenant: str, schedule: str, limit: int) -> Statement:
@@ -148,7 +163,8 @@ def backfills(tenant: str, schedule: str, limit: int) -> Statement:
 
 def listed_backfills(row: Any) -> list[tuple[BackfillRow, str]]:
     """Return backfills with the names of their schedules, newest first."""
-    return list(zip(backfills_of(row), _decode_names(row[3]), strict=True))
+    found = list(zip(backfills_of(row), _decode_names(row[3]), strict=True))
+    return sorted(found, key=_backfill, reverse=True)
 
 
 def calendars(tenant: str) -> Statement:
@@ -163,4 +179,4 @@ def listed_calendars(row: Any) -> list[Calendar]:
     for length in _decode_lengths(row[0]):
         found.append(_decode_calendar(bodies[at : at + length]))
         at += length
-    return found
+    return sorted(found, key=_calendar)

@@ -1,4 +1,4 @@
-"""The rows of schedules in a turn: their cells, and the trigger that applies them to a staged group.
+"""The rows of schedules in a turn: their cells, and the triggers that apply them to a staged group.
 
 Schedules, what ticks change of them, ticks and ends of ticks come in a range each, as tasks' rows do, since they go by the
 hundred; deletions, backfills and calendars come among the others. What holds: a schedule that is deleted in a turn is not
@@ -17,15 +17,13 @@ SCHEDULE_GONE, BACKFILL, CALENDAR = range(14, 17)  # what rows among the others 
 
 Row = tuple[Any, ...]
 
-SETUP: Final = "create temp view go_schedules as select 0 as ended, 0 as schedules, 0 as moves, 0 as ticks, 0 as others"
-
 _DELETED: Final = f"(select c2 from stage where n > new.others and c1 = {SCHEDULE_GONE})"
 
 # A tick takes its template from its task, which is inserted before it: the ledger counts it where the task counts. The
 # tenant of a schedule is its kind's; without that, null, it is refused.
-TRIGGER: Final = f"""
+_FIRING: Final = f"""
 create temp trigger go_apply_schedules instead of insert on go_schedules begin
-    delete from schedules where id in {_DELETED};
+    delete from schedules where new.rare and id in {_DELETED};
     insert into schedules (id, shard, tier, next_ms, template_id, revision, calendars, tenant, name, state, body)
         select c1, c1 >> 12 & 1023, c3, c4, c5, c6, c7, (select tenant from kinds where kinds.template_id = c5), c2, c9, c8
         from stage where n > new.ended and n <= new.schedules order by n
@@ -40,6 +38,11 @@ create temp trigger go_apply_schedules instead of insert on go_schedules begin
         from stage where n > new.moves and n <= new.ticks;
     update ticks set outcome = c4
         from stage where n > new.ticks and n <= new.others and schedule_id = c1 and tick_ms = c2 and source = c3;
+    insert into go_schedules_rare select new.others where new.rare;
+end
+"""
+_RARE: Final = f"""
+create temp trigger go_apply_schedules_rare instead of insert on go_schedules_rare begin
     insert into ledger (shard, tenant, queue, what, count)
         select schedule_id >> 12 & 1023, tenant, queue, 'fired_purged', count(*)
         from ticks cross join kinds using (template_id) where schedule_id in {_DELETED} and task_id > 0
@@ -58,6 +61,12 @@ create temp trigger go_apply_schedules instead of insert on go_schedules begin
             number = excluded.number;
 end
 """
+SETUP: Final = (
+    "create temp view go_schedules as select 0 as ended, 0 as schedules, 0 as moves, 0 as ticks, 0 as others, 0 as rare",
+    "create temp view go_schedules_rare as select 0 as others",
+    _RARE,
+    _FIRING,
+)
 
 
 def is_repeated_tick(error: str) -> bool:

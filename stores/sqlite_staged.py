@@ -42,6 +42,7 @@ STALE: Final = "stale epoch"
 _GO: Final = -1
 _RARE_FLAG: Final = 1
 _SCHEDULES_FLAG: Final = 2
+_RARE_SCHEDULES_FLAG: Final = 4
 GONE: Final = "a task to be revived was deleted"
 
 LABELS_SQL: Final = "case state {} end".format(
@@ -66,8 +67,8 @@ create temp trigger go_apply instead of insert on go begin
     update tasks set state = c2, spent = c3, started_ms = c4, ended_ms = c5, updated_ms = c5, result = c6, error = c7
         from stage where n > new.moved and n <= new.ended and tasks.id = c1;
     insert into go_rare select new.others where new.flags & {_RARE_FLAG};
-    insert into go_schedules select new.ended, new.schedules, new.moves, new.ticks, new.others
-        where new.flags & {_SCHEDULES_FLAG};
+    insert into go_schedules select new.ended, new.schedules, new.moves, new.ticks, new.others,
+        new.flags & {_RARE_SCHEDULES_FLAG} where new.flags & {_SCHEDULES_FLAG};
     insert into ledger (shard, tenant, queue, what, count)
         select c2, c3, c4, c5, c6 from stage where n > new.others and c1 = {LEDGER}
         on conflict do update set count = count + excluded.count;
@@ -121,12 +122,11 @@ _SETUP: Final = (
     "create temp view go as select 0 as inserted, 0 as leased, 0 as moved, 0 as ended, 0 as schedules, 0 as moves,"
     " 0 as ticks, 0 as others, 0 as flags",
     "create temp view go_rare as select 0 as others",
-    sqlite_schedule_turn.SETUP,
     # This one runs for every row, so it has to be small: a trigger's registers are set up each time.
     f"create temp trigger stage_go after insert on stage when new.c1 = {_GO}"
     " begin insert into go values (new.c2, new.c3, new.c4, new.c5, new.c6, new.c7, new.c8, new.c9, new.c10); end",
     _RARE,
-    sqlite_schedule_turn.TRIGGER,
+    *sqlite_schedule_turn.SETUP,
     _COMMON,
 )
 
@@ -185,6 +185,8 @@ def staged(turns: Sequence[Turn]) -> list[Any]:
     last_statement = (rows - 1) % MAX_STAGED + 1
     size = next(size for size in _SIZES if size >= last_statement)
     cells += [0] * ((size - last_statement) * WIDTH)
-    is_rare, has_schedules = any(turn.is_rare for turn in turns), any(turn.has_schedules for turn in turns)
-    cells += (_GO, *ends, is_rare * _RARE_FLAG | has_schedules * _SCHEDULES_FLAG)
+    flags = any(turn.is_rare for turn in turns) * _RARE_FLAG
+    flags |= any(turn.has_schedules for turn in turns) * _SCHEDULES_FLAG
+    flags |= any(turn.has_rare_schedules for turn in turns) * _RARE_SCHEDULES_FLAG
+    cells += (_GO, *ends, flags)
     return cells

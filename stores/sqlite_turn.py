@@ -17,7 +17,7 @@ from ..actors.rows import ShardChanges
 from .sqlite_schedule_turn import ScheduleCells, has_schedules
 
 WIDTH: Final = 10
-SMALL_MAX: Final = 4  # rows of tasks: up to here a statement each is faster than a step for all
+SMALL_MAX: Final = 4  # rows of tasks, and as many of ticks: up to here a statement each is faster than a step for all
 _NOTHING: Final = bytearray()
 _NO_CELLS: Final[list[Any]] = []  # never changed
 
@@ -28,8 +28,8 @@ class Turn:
     """One turn's rows as they are bound: made on the event loop while the group before is being written."""
 
     __slots__ = (
-        "counts", "ended", "epoch", "has_schedules", "inserted", "is_rare", "is_small", "last_id", "leased", "moved",
-        "others", "rows", "schedule_moves", "schedules", "shard", "ticks", "ticks_ended",
+        "counts", "ended", "epoch", "has_rare_schedules", "has_schedules", "inserted", "is_rare", "is_small", "last_id",
+        "leased", "moved", "others", "rows", "schedule_moves", "schedules", "shard", "ticks", "ticks_ended",
     )  # fmt: skip
 
     def __init__(self, changes: ShardChanges) -> None:
@@ -48,12 +48,14 @@ class Turn:
                 ]
         last_id = max(changes.inserted)[0] if changes.inserted else 0
         self.has_schedules = has_schedules(changes)
+        self.has_rare_schedules = False
         self.schedules = self.schedule_moves = self.ticks = self.ticks_ended = _NO_CELLS
         if self.has_schedules:
             cells = ScheduleCells(changes)
             self.schedules, self.schedule_moves = _wide(cells.schedules), _wide(cells.moves)
             self.ticks, self.ticks_ended = _wide(cells.ticks), _wide(cells.ticks_ended)
             last_id = max(last_id, cells.last_id)
+            self.has_rare_schedules = bool(cells.others)
         self.last_id = last_id
         others: list[tuple[Any, ...]] = [(FENCE, shard, self.epoch, last_id)]
         if changes.kinds:
@@ -87,12 +89,13 @@ class Turn:
         padding = (0,) * WIDTH
         self.others = list(chain.from_iterable([(row + padding)[:WIDTH] for row in others]))
         of_tasks = (len(self.inserted) + len(self.leased) + len(self.moved) + len(self.ended)) // WIDTH
-        self.is_small = (
-            of_tasks <= SMALL_MAX and len(self.counts) <= SMALL_MAX and not self.is_rare and not self.has_schedules
-        )
+        self.is_small = of_tasks <= SMALL_MAX and len(self.counts) <= SMALL_MAX and not self.is_rare
         self.rows = of_tasks + len(self.others) // WIDTH
         if self.has_schedules:
-            self.rows += sum(map(len, (self.schedules, self.schedule_moves, self.ticks, self.ticks_ended))) // WIDTH
+            of_ticks = (len(self.schedule_moves) + len(self.ticks) + len(self.ticks_ended)) // WIDTH
+            if of_ticks > SMALL_MAX or self.schedules or self.has_rare_schedules:
+                self.is_small = False
+            self.rows += of_ticks + len(self.schedules) // WIDTH
 
 
 def _wide(rows: Sequence[tuple[Any, ...]]) -> list[Any]:

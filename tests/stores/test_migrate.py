@@ -5,7 +5,11 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 
+import msgspec
 import pytest
+from foliot.actors.messages import Kind, Template
+from foliot.actors.schedule_rows import ScheduleImage
+from foliot.stores import sqlite_upkeep
 from foliot.stores.migrate import (
     Migration,
     UnknownHistoryError,
@@ -34,6 +38,30 @@ def test_missing_migrations_are_applied_in_order_and_recorded(connection: sqlite
     assert schema_version(connection) == 2
     history = connection.execute("select number, name, applied_ms from migrations order by number").fetchall()
     assert history == [(1, "initial", 1), (2, "second", 2)]
+
+
+def test_a_database_without_schedules_gets_them_and_keeps_its_tasks(connection: sqlite3.Connection) -> None:
+    migrate_sqlite(connection, _FIRST, now_ms=1)
+    connection.execute("insert into shards (shard, epoch, node, last_id) values (1, 4, 'a', 4099)")
+    connection.execute(
+        "insert into tasks (id, shard, state, template_id, due_ms, lane, priority, attempt, spent, interruptions,"
+        " cancelling, updated_ms, started_ms, ended_ms, key, dedupe_key, session, result, error)"
+        " values (4099, 1, 3, 7, 5, 6, 5, 2, 1, 0, 0, 9, 0, 0, 'k', '', 's1', x'', x'')"
+    )
+    connection.execute("insert into payloads (id, payload) values (4099, x'00ff')")
+    connection.execute(
+        "insert into kinds (template_id, tenant, handler, queue, pool, body) values (7, 'acme', 'h', 'q', 'p', ?)",
+        (msgspec.json.encode(Kind("acme", 7, Template("h", queue="q"))).decode(),),
+    )
+    connection.execute("insert into ledger (shard, tenant, queue, what, count) values (1, 'acme', 'q', 'accepted', 1)")
+    before = connection.execute("select * from tasks join payloads using (id)").fetchall()
+
+    assert migrate_sqlite(connection, migrations_for("sqlite"), now_ms=2) == len(migrations_for("sqlite")) - 1
+
+    assert connection.execute("select * from tasks join payloads using (id)").fetchall() == before
+    image = sqlite_upkeep.claim(connection, 1, "b")
+    assert (image.epoch, image.last_id, [row.id for row in image.running]) == (5, 4099, [4099])
+    assert (image.ledger[0].accepted, image.ledger[0].fired, image.schedules) == (1, 0, ScheduleImage())
 
 
 def test_a_migration_that_fails_leaves_nothing(connection: sqlite3.Connection) -> None:

@@ -79,6 +79,31 @@ async def test_turns_are_there_whole_or_not_at_all(sqlite_database: SqliteDataba
         assert set(turns[-1]) == {State.QUEUED}
 
 
+async def test_ticks_survive_with_their_tasks_and_the_move_of_their_schedule(sqlite_database: SqliteDatabase) -> None:
+    for lines in (30, 90):
+        _kill_after(_start(sqlite_database.path), lines)
+
+    with sqlite3.connect(sqlite_database.path) as connection:
+        without_task = connection.execute(
+            "select count(*) from ticks left join tasks on tasks.id = task_id"
+            " where tasks.id is null or (tasks.state = ?1) <> (outcome = ?1)",
+            (int(State.COMPLETED),),
+        ).fetchone()
+        moves = connection.execute(
+            "select next_ms, (select count(*) from ticks where schedule_id = schedules.id) from schedules"
+        ).fetchall()
+        tasks = connection.execute("select count(*), (select count(*) from ticks) from tasks").fetchone()
+    connection.close()
+
+    assert without_task == (0,)
+    assert tasks[0] == tasks[1] > 0
+    assert len(moves) == 6
+    assert all(next_ms == ticks for next_ms, ticks in moves)
+    counters, recount = await (await sqlite_database.open()).ledger()
+    assert counters == recount
+    assert counters[0].fired == tasks[0]
+
+
 async def test_a_second_process_is_refused_and_told_who_has_the_database(sqlite_database: SqliteDatabase) -> None:
     child = _start(sqlite_database.path)
     assert child.stdout is not None

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 from foliot.actors.rows import Query, ReadKeys, ReadLane, ReadLanes, ReadTasks, ReadTimers, ShardChanges
+from foliot.actors.schedule_rows import ReadCalendared, ReadSchedules, ReadScheduleTimers, ReadTicks, ScheduleRow, TickRow
 from foliot.runtime.errors import StaleEpochError
-from foliot.stores import sqlite_file, sqlite_lists, sqlite_upkeep
+from foliot.stores import sqlite_file, sqlite_lists, sqlite_schedule_lists, sqlite_schedules, sqlite_upkeep
 from foliot.stores.migrate import migrate_sqlite, migrations_for
-from foliot.stores.port import TaskFilter
+from foliot.stores.port import ScheduleFilter, TaskFilter
 from foliot.stores.sqlite_group import GroupWriter
 from foliot.stores.sqlite_rows import Statement, answer_of, fetch, statement_of
 from foliot.stores.sqlite_staged import MAX_STAGED, staged
@@ -20,7 +21,7 @@ from foliot.stores.sqlite_turn import WIDTH, Turn
 from hypothesis import given
 from hypothesis import strategies as st
 
-from .harness import NOW_MS
+from .harness import NOW_MS, kind_of
 
 
 @pytest.fixture
@@ -38,21 +39,47 @@ _QUERIES: list[Query] = [
     ReadLanes(1, 2, 3),
     ReadTasks(1, [1, 2]),
     ReadKeys(1, "acme", ["a", "b", "c"], "r"),
+    ReadScheduleTimers(1, 5, 6, 7, 8, 1),
+    ReadSchedules(1, [1, 2], "acme", ["a", "b", "c"]),
+    ReadCalendared(1, 2, 3),
+    ReadTicks(1, 2, 3, 4, 5),
 ]
+
+
+def _listing(**fields: object) -> Statement:
+    statement = sqlite_schedule_lists.ScheduleListing(ScheduleFilter("acme", **fields)).next()  # type: ignore[arg-type]
+    assert statement is not None
+    return statement
+
+
 _LISTS: list[Statement] = [
     sqlite_lists.details([1]),
     sqlite_lists.listed(TaskFilter()),
     sqlite_lists.listed(TaskFilter(tenant="acme", states=(1, 2))),
     sqlite_lists.listed(TaskFilter(handler="noop", before=7)),
     sqlite_lists.logs(1, 0),
+    _listing(),
+    _listing(names=("a", "b")),
+    _listing(prefix="a", after="ab", paused=True),
+    sqlite_schedule_lists.ticks(1, 2, 3),
+    sqlite_schedule_lists.backfills("acme", "a", 1),
+    sqlite_schedule_lists.calendars("acme"),
+]
+_IMAGES: list[Statement] = [
+    (sqlite_schedules.IMAGE_TICKS, (1,)),
+    (sqlite_schedules.IMAGE_SCHEDULES, (1,)),
+    (sqlite_schedules.IMAGE_BACKFILLS, (1,)),
 ]
 
 
-@pytest.mark.parametrize("statement", [statement_of(1, query) for query in _QUERIES] + _LISTS)
+@pytest.mark.parametrize("statement", [statement_of(1, query) for query in _QUERIES] + _LISTS + _IMAGES)
 def test_no_statement_reads_a_whole_table(connection: sqlite3.Connection, statement: Statement) -> None:
     plan = [row[3] for row in connection.execute("explain query plan " + statement[0], statement[1])]
 
-    large = re.compile(r"SCAN (tasks|payloads|attempts|logs|progress|dedupe|requests)\b(?! USING INTEGER PRIMARY KEY)")
+    large = re.compile(
+        r"SCAN (tasks|payloads|attempts|logs|progress|dedupe|requests|schedules|ticks|backfills)\b"
+        r"(?! USING INTEGER PRIMARY KEY)"
+    )
     scans = [step for step in plan if large.match(step)]
     if statement == sqlite_lists.listed(TaskFilter()):
         scans = [step for step in scans if step != "SCAN tasks"]  # backwards from the end, one page
@@ -76,6 +103,73 @@ def test_pages_start_in_the_index(connection: sqlite3.Connection, statement: Sta
     steps = [step for step in plan if step.startswith("SEARCH tasks USING") and "INTEGER PRIMARY KEY" not in step]
     assert any(step.endswith(search) for step in steps), plan
     assert all("(shard=? AND due_ms<?)" not in step for step in steps), "that reads every row that is due"
+
+
+@pytest.mark.parametrize(
+    ("statement", "search"),
+    [
+        (statement_of(1, ReadScheduleTimers(1, 5, 6, 7, 8, 1)), "(shard=? AND tier=? AND next_ms=? AND rowid>?)"),
+        (statement_of(1, ReadScheduleTimers(1, 5, 6, 7, 8, 1)), "(shard=? AND tier=? AND next_ms>? AND next_ms<?)"),
+        (statement_of(1, ReadCalendared(1, 2, 3)), "schedules_calendared (shard=? AND rowid>?)"),
+        (statement_of(1, ReadTicks(1, 2, 3, 4, 5)), "PRIMARY KEY (schedule_id=? AND tick_ms>? AND tick_ms<?)"),
+        (_listing(prefix="a"), "schedule_names (tenant=? AND name>? AND name<?)"),
+        (_listing(names=("a",)), "schedule_names (tenant=? AND name=?)"),
+        (_IMAGES[0], "ticks_alive (<expr>=?)"),
+        (_IMAGES[2], "backfills_alive (<expr>=?)"),
+    ],
+)
+def test_pages_of_schedules_start_in_the_index(
+    connection: sqlite3.Connection, statement: Statement, search: str
+) -> None:
+    plan = [row[3] for row in connection.execute("explain query plan " + statement[0], statement[1])]
+
+    assert any(step.startswith("SEARCH") and step.endswith(search) for step in plan), plan
+
+
+def test_schedules_come_in_order_whatever_order_sqlite_reads_them_in(connection: sqlite3.Connection) -> None:
+    writer = GroupWriter(connection)
+    changes = ShardChanges(1, sqlite_upkeep.claim(connection, 1, "node-1").epoch)
+    changes.kinds.append(kind_of())
+    changes.schedules = [
+        ScheduleRow(4096 + number, f"s{number}", 1, NOW_MS, kind_of().template_id, 1, 1, b"b%d" % number, b"s")
+        for number in range(5)
+    ]
+    changes.ticks = [TickRow(4096 + number, NOW_MS, 0, 1, 0, NOW_MS, 0) for number in range(5)]
+    writer.write([Turn(changes)])
+    connection.execute("pragma reverse_unordered_selects = 1")
+
+    by_id = ReadSchedules(1, [4099, 4096, 4098, 4097])
+    for query in (ReadScheduleTimers(1, 0, 0, NOW_MS, 4, 1), ReadCalendared(1, 0, 4), by_id):
+        answer = answer_of(query, fetch(connection, statement_of(1, query)))
+        assert answer.rows == changes.schedules[:4]  # type: ignore[union-attr]
+    listing = sqlite_schedule_lists.ScheduleListing(ScheduleFilter("acme", limit=2))
+    statement = listing.next()
+    assert statement is not None
+    listing.take(fetch(connection, statement))
+    assert [detail.row for detail in listing.found] == changes.schedules[:2]
+    image = sqlite_upkeep.claim(connection, 1, "node-2").schedules
+    assert (image.ticks, image.schedules) == (changes.ticks, changes.schedules)
+
+
+def test_a_turn_with_schedules_is_laid_out_between_tasks_and_others() -> None:
+    group = []
+    for shard in range(2):
+        changes = ShardChanges(shard, 1)
+        changes.ended = [(4, 0, 0, 0, 0, b"", b"")]
+        changes.schedule_moves = [(6, 0, 0, b"s")] * 3 + [(66, 0, 0, b"s")]
+        changes.ticks = [TickRow(7, 0, 0, 0, 0, 0, 0)]
+        changes.ticks_ended = [(8, 0, 0, 0)]
+        changes.schedules_deleted = [9]
+        group.append(Turn(changes))
+    assert not group[0].is_small
+
+    cells = staged(group)
+
+    rows = [cells[start : start + WIDTH] for start in range(0, len(cells), WIDTH)]
+    assert rows[-1] == [-1, 0, 0, 0, 2, 2, 6, 8, 10, 6]
+    assert [row[0] for row in rows[:10]] == [4, 4, 6, 66, 6, 66, 7, 7, 8, 8]
+    assert [row[:3] for row in rows[10:14]] == [[1, 0, 1], [14, 9, 0], [1, 1, 1], [14, 9, 0]]
+    assert group[0].rows == 7
 
 
 def test_the_same_functions_work_in_place_without_a_thread(connection: sqlite3.Connection) -> None:
@@ -131,7 +225,7 @@ def _sizes() -> list[int]:
 
 
 @pytest.mark.parametrize("small", [True, False], ids=["row by row", "staged"])
-@pytest.mark.parametrize("rows", ["inserted", "leased"])
+@pytest.mark.parametrize("rows", ["inserted", "leased", "ticks_ended"])
 def test_the_smallest_turn_under_an_old_epoch_is_refused(small: bool, rows: str) -> None:
     connection = sqlite3.connect(":memory:", isolation_level=None)
     migrate_sqlite(connection, migrations_for("sqlite"), now_ms=1)
@@ -142,8 +236,10 @@ def test_the_smallest_turn_under_an_old_epoch_is_refused(small: bool, rows: str)
     assert writer.write([Turn(current)]) == [None]
     if rows == "inserted":
         old.inserted.append((2, 1, 2, 5, 0, 0, 5, "", "", b""))
-    else:
+    elif rows == "leased":
         old.leased.append((1, 1, "s1", 5))
+    else:
+        old.ticks_ended.append((1, 1, 0, 5))
     assert Turn(old).is_small  # nothing rare in it, which would have it staged
 
     [error] = writer.write([Turn(old)])
