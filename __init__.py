@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     from .sdk.errors import TaskFailedError as TaskFailedError
     from .sdk.errors import TaskNotFoundError as TaskNotFoundError
     from .sdk.options import Retry as Retry
+    from .sdk.schedule_errors import ScheduleExistsError as ScheduleExistsError
+    from .sdk.schedule_errors import ScheduleNotFoundError as ScheduleNotFoundError
+    from .sdk.schedule_views import ScheduleInfo as ScheduleInfo
     from .sdk.scheduler import Scheduler as Scheduler
     from .sdk.sync import SyncClient as SyncClient
 
@@ -56,6 +59,9 @@ _HOMES: Final = {
     "RateLimitedError": "sdk.errors",
     "Retry": "sdk.options",
     "RetryLater": "sdk.context",
+    "ScheduleExistsError": "sdk.schedule_errors",
+    "ScheduleInfo": "sdk.schedule_views",
+    "ScheduleNotFoundError": "sdk.schedule_errors",
     "Scheduler": "sdk.scheduler",
     "SyncClient": "sdk.sync",
     "Task": "sdk.client",
@@ -82,6 +88,9 @@ __all__ = [
     "RateLimitedError",
     "Retry",
     "RetryLater",
+    "ScheduleExistsError",
+    "ScheduleInfo",
+    "ScheduleNotFoundError",
     "Scheduler",
     "SyncClient",
     "Task",

@@ -46,11 +46,12 @@ class TooManyBackfillsError(UsageError):
 class Backfill:
     """One backfill that is not over. `alive`: its tasks that are."""
 
-    __slots__ = ("alive", "id", "is_asking", "schedule_id", "spec", "state")
+    __slots__ = ("alive", "id", "is_asking", "schedule_id", "spec", "state", "tenant")
 
-    def __init__(self, id: int, schedule_id: int, spec: sm.BackfillSpec, state: sm.BackfillState) -> None:
+    def __init__(self, id: int, schedule: Schedule, spec: sm.BackfillSpec, state: sm.BackfillState) -> None:
         self.id = id
-        self.schedule_id = schedule_id
+        self.schedule_id = schedule.id
+        self.tenant = schedule.tenant
         self.spec = spec
         self.state = state
         self.alive = 0
@@ -72,8 +73,8 @@ class Backfills:
         self._running: dict[int, Backfill] = {}
         self._changed: dict[int, Backfill] = {}
         for row in image.backfills:
-            backfill = Backfill(row.id, row.schedule_id, _decode_spec(row.body), _decode_state(row.state))
-            self._running[row.id] = backfill
+            schedule = schedules.memory[row.schedule_id]
+            self._running[row.id] = Backfill(row.id, schedule, _decode_spec(row.body), _decode_state(row.state))
         for tick in image.ticks:
             if tick.source in self._running:
                 self._running[tick.source].alive += 1
@@ -83,7 +84,7 @@ class Backfills:
         if len(self._running) >= BACKFILLS_MAX:
             raise TooManyBackfillsError(len(self._running))
         cursor_ms = spec.until_ms if spec.is_backwards else spec.from_ms
-        backfill = Backfill(id, schedule.id, spec, sm.BackfillState(cursor_ms, created_ms=turn.now_ms))
+        backfill = Backfill(id, schedule, spec, sm.BackfillState(cursor_ms, created_ms=turn.now_ms))
         self._running[id] = self._changed[id] = backfill
         return id
 
@@ -92,8 +93,8 @@ class Backfills:
         outcomes: list[str] = []
         for id in message.ids:
             backfill = self._running.get(id)
-            if backfill is None:
-                outcomes.append("ended")
+            if backfill is None or backfill.tenant != message.tenant:
+                outcomes.append("ended" if backfill is None else "not_found")
                 continue
             state = backfill.state
             state.status = {"pause": "paused", "resume": "running", "cancel": "cancelled"}[message.action]
@@ -127,6 +128,8 @@ class Backfills:
             return
         changed, self._changed = self._changed, {}
         for backfill in changed.values():
+            if backfill.id not in self._running:
+                continue  # it was over in the turn in which it changed last
             self._step(backfill, turn)
             state = backfill.state
             is_over = state.status == "cancelled" or (backfill.is_covered and not backfill.alive)

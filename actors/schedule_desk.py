@@ -112,7 +112,7 @@ class ScheduleDesk:
                     found[spec.name] = self._create(spec, kind, turn)
                     outcomes.append("created")
                 else:
-                    outcomes.append(self._replace(old, spec, kind, message.missed, turn))
+                    outcomes.append(self._replace(old, spec, kind, turn))
             except UsageError as error:
                 outcomes.append("refused")
                 refused.append(TaskRefusal(position, error.code, str(error)))
@@ -134,7 +134,7 @@ class ScheduleDesk:
         turn.changes.schedules.append(schedule.row())
         return schedule
 
-    def _replace(self, old: Schedule, spec: sm.ScheduleSpec, kind: KindState, missed: str, turn: Turn) -> str:
+    def _replace(self, old: Schedule, spec: sm.ScheduleSpec, kind: KindState, turn: Turn) -> str:
         """Go on by another definition: what was due by the old one fires first, what runs goes on."""
         body = encode_spec(spec)
         if body == old.body and kind is old.kind:
@@ -172,8 +172,9 @@ class ScheduleDesk:
                 try:
                     word, task_id = self._carry_out(message, schedule, turn)
                 except UsageError as error:
-                    turn.reply(Refusal(error.code, f"schedule {name!r}: {error}"))
-                    return
+                    self._schedules.firing.pause(schedule, "foliot", str(error), turn.now_ms)
+                    self._schedules.settle(schedule, turn)
+                    word = "impossible"
                 if word == "deleted":
                     del found[name]
             outcomes.append(word)

@@ -81,14 +81,13 @@ class ScheduleState(msgspec.Struct, array_like=True, gc=False):
 class PutSchedules(Message, frozen=True, tag=True):
     """edge → shard. Create schedules or change those that are there, in one commit. Answers: SchedulesPut.
 
-    `mode`: create (one that is there is left as it is) | replace (created or changed) | update (it must be there).
-    `missed`: which ticks fire that were passed over while the schedule was paused; "" means by its own rule."""
+    `mode`: create (one that is there is left as it is) | replace (created or changed) | update (it must be there). A change
+    counts from now on: what was due before fires by the old definition, and one that is paused stays so."""
 
     tenant: str
     templates: list[Template]
     schedules: list[ScheduleSpec]
     mode: str = "replace"
-    missed: str = "skip"
 
 
 class SchedulesPut(Message, frozen=True, tag=True):
@@ -114,7 +113,8 @@ class CommandSchedules(Message, frozen=True, tag=True):
 
 
 class SchedulesAnswered(Message, frozen=True, tag=True):
-    """Durable. A word for each: paused | resumed | deleted | triggered | skipped | buffered | unchanged | not_found | over.
+    """Durable. A word for each: paused | resumed | deleted | triggered | skipped | buffered | unchanged | not_found | over |
+    impossible (its rule cannot be meant any more, since a calendar was deleted; it is paused and says so).
     `tasks`: ids of what a trigger made, 0 where nothing."""
 
     outcomes: list[str]

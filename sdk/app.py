@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, Literal, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, overload
 
 from ..actors.addresses import check_name
 from ..runtime.errors import UsageError
@@ -23,12 +23,18 @@ from .options import (
 )
 from .payload import DEFAULT_LIMIT
 
+if TYPE_CHECKING:
+    from .declared import Declared
+    from .shell import ShellResult
+    from .shell_run import Commands
+
 __all__ = [
     "AsyncHandler", "Decorator", "DuplicateHandlerError", "Foliot", "Handler", "PlainHandler", "Retry", "TaskOptions",
     "UnknownTaskError",
 ]  # fmt: skip
 
 T = TypeVar("T")
+H = TypeVar("H", bound=Handler[..., Any])
 
 
 class DuplicateHandlerError(UsageError):
@@ -69,6 +75,7 @@ class Foliot:
         self.name = check_name("app", name)
         self.payload_limit = count_option("payload_limit", payload_limit, 1, 1 << 30, name)
         self.handlers: dict[str, Handler[..., Any]] = {}
+        self.schedules: dict[str, Declared] = {}
 
     def handler(self, name: str) -> Handler[..., Any]:
         """Return the handler of that name. Raises: UnknownTaskError."""
@@ -128,6 +135,60 @@ class Foliot:
         if function:
             return self._add(function[0], name, checked, sys._getframe(1).f_locals)
         return lambda decorated: self._add(decorated, name, checked, sys._getframe(1).f_locals)
+
+    def schedule(self, *args: Any, name: str | None = None, **words: Any) -> Callable[[H], H]:
+        """Declare a schedule of a task: the scheduler has it from its next start on, as written here.
+
+            @app.schedule(cron="0 6 * * *", zone="Europe/Berlin")
+            @app.task
+            async def report() -> None: ...
+
+        `args` and `words` as for `client.schedules.create`; `name`: defaults to the handler's. Several may be stacked, each
+        with a name of its own. Raises: UsageError of a kind that names the word, its value and what was expected;
+        DuplicateScheduleError.
+        """
+
+        def declare(handler: H) -> H:
+            from .declared import DuplicateScheduleError, declared  # which apps without schedules do not need
+
+            made = declared(self.name, name, handler, args, dict(words))
+            full = made.draft.spec.name
+            known = self.schedules.get(full)
+            if known is not None and (known.handler is handler or _place(known.handler) != _place(handler)):
+                raise DuplicateScheduleError(full, known.handler.name)
+            self.schedules[full] = made  # the same place again: its module was loaded anew
+            return handler
+
+        return declare
+
+    def add_shell(
+        self,
+        *,
+        tenants: Sequence[str] | None = None,
+        users: Sequence[str] = (),
+        commands: Commands | None = None,
+        **options: Any,
+    ) -> AsyncHandler[..., ShellResult]:
+        """Let workers of this app run shell commands, as the handler `foliot.shell`: whoever may submit a task to them can
+        then do what they can. Without this, no worker runs any.
+
+        `tenants`: who may ask for commands, by default all. `users`: as whom commands may be run, besides the worker's own
+        user; that takes root. `commands`: what runs them, by default processes. `options`: of `TaskOptions`; the queue is
+        `shell`, if none is named. Raises: InvalidOptionError.
+        """
+        from .shell import QUEUE
+        from .shell_handler import shell_handler  # which most apps do not need
+
+        known = TaskOptions.__dataclass_fields__
+        for option, value in options.items():
+            if option not in known or option in ("isolation", "key"):
+                raise InvalidOptionError(option, value, "an option that a handler of commands has", where=self.name)
+        handler = shell_handler(
+            payload_limit=self.payload_limit, tenants=tenants, users=users, commands=commands,
+            options=TaskOptions(**{"queue": QUEUE, **options}),
+        )  # fmt: skip
+        self.handlers[handler.name] = handler
+        return handler
 
     def _add(
         self, function: Callable[..., Any], name: str | None, options: TaskOptions, local_names: dict[str, Any]

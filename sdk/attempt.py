@@ -124,6 +124,14 @@ class Attempt:
         return self.body.checkpoint
 
     @property
+    def schedule(self) -> str:
+        return self.body.schedule
+
+    @property
+    def tick_ms(self) -> int:
+        return self.body.tick_ms
+
+    @property
     def on_loop(self) -> bool:
         return self.route.handler is not None and self.route.handler.is_coroutine
 
@@ -192,7 +200,7 @@ class Attempt:
         body = self.body
         return RunAttempt(
             handler.__module__, handler.__qualname__, body.id, body.attempt, body.payload, self.tenant, body.priority,
-            self.route.template, self.deadline_ms, body.checkpoint, mark,
+            self.route.template, self.deadline_ms, body.checkpoint, mark, body.schedule, body.tick_ms,
         )  # fmt: skip
 
     def output(self, data: bytes) -> None:

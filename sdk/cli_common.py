@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import functools
+import getpass
 import json
 import os
 import sys
@@ -150,6 +151,14 @@ def parse_object(text: str, where: str = "the payload") -> dict[str, Any]:
     if not isinstance(value, dict):
         raise click.BadParameter(f"{where} is a JSON {type(value).__name__}, expected an object of named arguments")
     return value
+
+
+def current_user() -> str:
+    """Return who calls, empty if that cannot be told."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError, ImportError):
+        return ""
 
 
 async def is_served(client: Client, queue: str) -> bool:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import getpass
 from typing import Any
 
 import click
 
 from ..actors.messages import QueueConfig
 from ..transports.api import QueueView
-from .cli_common import Session, cell, connected, is_served, plain
+from .cli_common import Session, cell, connected, current_user, is_served, plain
 from .client import Client
 from .client_views import moment
 
@@ -71,7 +70,7 @@ def _print(session: Session, config: QueueConfig) -> None:
 @connected
 def pause(session: Session, queue: str, pool: str, why: str, by: str | None) -> None:
     """Start nothing more from a queue; what runs goes on."""
-    who = by if by is not None else _me()
+    who = by if by is not None else current_user()
 
     async def work(client: Client) -> tuple[bool, QueueConfig]:
         known = [view.config.queue for view in await client.queues() if view.config.pool == pool]
@@ -110,10 +109,3 @@ def limit(
         lambda client: client.limit_queue(queue, pool=pool, concurrency=concurrency, max_waiting=max_waiting, ageing=ageing)
     )
     _print(session, config)
-
-
-def _me() -> str:
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError, ImportError):
-        return ""

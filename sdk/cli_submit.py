@@ -14,8 +14,9 @@ from ..actors.messages import TaskRefusal
 from .cli_common import EXIT_FAILED, Session, connected, echo_json, is_served, parse_arguments, parse_object, plain
 from .client import Client
 from .client_spec import Options, Spec
-from .errors import TaskEndedError
+from .errors import TaskEndedError, UnknownTaskError
 from .payload import PayloadError
+from .shell import SHELL, ShellNotServedError
 
 _SHOWN: Final = 100  # refusals in JSON
 _SHOWN_AS_TEXT: Final = 20
@@ -24,7 +25,8 @@ _Lines: Final = click.File("r", encoding="utf-8", errors="surrogateescape")
 
 
 @click.command()
-@click.argument("handler")
+@click.argument("handler", required=False)
+@click.option("--shell", "command", metavar="COMMAND", help="Instead of HANDLER: run this shell command.")
 @click.option("-p", "--param", "params", multiple=True, metavar="KEY=VALUE", help="An argument; JSON, else text.")
 @click.option("--json-payload", metavar="JSON", help="All arguments as a JSON object; - reads standard input.")
 @click.option("--from", "source", type=_Lines, metavar="FILE", help="A task for each line, a JSON object each.")
@@ -44,7 +46,8 @@ _Lines: Final = click.File("r", encoding="utf-8", errors="surrogateescape")
 @connected
 def submit(
     session: Session,
-    handler: str,
+    handler: str | None,
+    command: str | None,
     params: tuple[str, ...],
     json_payload: str | None,
     source: TextIO | None,
@@ -55,6 +58,13 @@ def submit(
     **chosen: Any,
 ) -> None:
     """Submit a task of HANDLER, such as shop.send_receipt, and print its id."""
+    if (handler is None) == (command is None):
+        raise click.UsageError("give HANDLER, such as shop.send_receipt, or --shell COMMAND")
+    if command is not None:
+        if source is not None:
+            raise click.UsageError("--from goes with a HANDLER, not with --shell")
+        handler = SHELL
+    assert handler is not None
     number = int(priority) if priority is not None and priority.isascii() and priority.isdigit() else priority
     options = Options(priority=number, **chosen)
     if source is not None:
@@ -71,10 +81,15 @@ def submit(
     if json_payload is not None:
         arguments = parse_object(sys.stdin.read() if json_payload == "-" else json_payload)
     arguments |= parse_arguments(params)
+    if command is not None:
+        arguments["command"] = command
 
     async def work(client: Client) -> None:
         await _warn_unserved(client, options)
-        task = await client.submit_with(handler, arguments, options)
+        try:
+            task = await client.submit_with(handler, arguments, options)
+        except UnknownTaskError as error:
+            raise (ShellNotServedError() if handler == SHELL else error) from error
         record: dict[str, Any] = {"id": task.id, "existing": task.existing}
         if wait or wait_timeout is not None:
             if not session.as_json:

@@ -134,10 +134,12 @@ async def retry_tasks(client: Client, task_ids: tuple[str, ...], params: tuple[s
     return [await client.retry(task_ids[0], payload=parse_arguments(params))]
 
 
-def print_outcomes(session: Session, task_ids: tuple[str, ...], outcomes: list[str], *, good: tuple[str, ...]) -> None:
-    """Print what became of each task; fail if any word is not good."""
-    rows = [{"id": task_id, "outcome": word} for task_id, word in zip(task_ids, outcomes, strict=True)]
-    session.rows(rows, ("id", "outcome"), empty="no tasks")
+def print_outcomes(
+    session: Session, ids: tuple[str, ...], outcomes: list[str], *, good: tuple[str, ...], column: str = "id"
+) -> None:
+    """Print what became of each; fail if any word is not good."""
+    rows = [{column: id, "outcome": word} for id, word in zip(ids, outcomes, strict=True)]
+    session.rows(rows, (column, "outcome"), empty="nothing to do")
     if not all(word in good for word in outcomes):
         sys.exit(EXIT_FAILED)
 

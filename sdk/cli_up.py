@@ -16,23 +16,27 @@ _STRAY_S: Final = 1.0  # for coroutines that were abandoned when their grace was
 
 
 @click.command()
-@click.option("--app", "app_ref", required=True, metavar="MODULE:APP", help="Where the app is, such as shop.tasks:app.")
+@click.option("--app", "app_ref", metavar="MODULE:APP", help="Where the app is, such as shop.tasks:app.")
+@click.option("--shell", is_flag=True, help="Run shell commands: whoever reaches the socket can then do what this user can.")
 @click.option("--db", "database", default="./foliot.db", show_default=True, metavar="PATH", help="The database file.")
 @click.option("--socket", metavar="PATH", help="The local socket. [default: next to the database]")
 @click.option("--concurrency", type=click.IntRange(1, 100_000), default=2_000, show_default=True, help="Attempts at once.")
 @click.option("--threads", type=click.IntRange(1, 10_000), default=32, show_default=True, help="For plain functions.")
 @click.option("--processes", type=click.IntRange(0, 1_000), help="For isolated handlers. [default: the number of cores]")
+@click.option("--commands", type=click.IntRange(1, 10_000), default=32, show_default=True, help="Shell commands at once.")
 @click.option("--shards", type=click.IntRange(1, 1_024), default=2, show_default=True, help="Of a new database.")
 @click.option("--queue", "queues", multiple=True, metavar="NAME", help="Serve only these. [default: all the app names]")
 @click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="A label of its workers; repeatable.")
 @click.option("--log-json", is_flag=True, help="Log JSON lines.")
 def up(
-    app_ref: str,
+    app_ref: str | None,
+    shell: bool,
     database: str,
     socket: str | None,
     concurrency: int,
     threads: int,
     processes: int | None,
+    commands: int,
     shards: int,
     queues: tuple[str, ...],
     labels: tuple[str, ...],
@@ -43,6 +47,8 @@ def up(
     Clients and the other commands reach it through its local socket.
     """
 
+    if app_ref is None and not shell:
+        raise click.UsageError("Missing option '--app', such as shop.tasks:app; or --shell, to run shell commands")
     named = dict(label.partition("=")[::2] for label in labels)
     if not all("=" in label for label in labels) or "" in named:
         raise click.BadParameter("a label is KEY=VALUE, such as gpu=true")
@@ -50,14 +56,16 @@ def up(
     def serve() -> None:
         from .up import run_up
 
-        _run(
+        run_loop(
             run_up(
                 app_ref,
+                shell=shell,
                 database=database,
                 socket=socket,
                 concurrency=concurrency,
                 threads=threads,
                 processes=os.cpu_count() or 1 if processes is None else processes,
+                commands=commands,
                 shards=shards,
                 queues=list(queues),
                 labels=named,
@@ -68,7 +76,7 @@ def up(
     guarded(serve)
 
 
-def _run(work: Coroutine[Any, Any, None]) -> None:
+def run_loop(work: Coroutine[Any, Any, None]) -> None:
     """Run on uvloop where there is one."""
     try:
         import uvloop

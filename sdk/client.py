@@ -34,16 +34,21 @@ from ..runtime.clock import Clock, SystemClock
 from ..runtime.ids import MAX_ID, InvalidIdError, from_text, to_text
 from ..runtime.rng import Rng
 from ..transports import api
+from .calendars import Calendars
 from .channel import Channel, open_channel
 from .client_spec import Options, Spec, SpecMaker
 from .client_submit import BulkResult, Submitter
 from .client_views import TaskInfo, WhyInfo, decoded, error_of_end, info_of, state_label, why_of
 from .client_watch import Watcher
 from .durations import Span, parse_rate, parse_span
-from .errors import NotIdleError, ResultTimeoutError, TaskNotFoundError, error_of
+from .errors import NotIdleError, ResultTimeoutError, TaskNotFoundError, UnknownTaskError, error_of
 from .handler import Handler
 from .options import InvalidOptionError
 from .payload import Packer
+from .schedule_errors import error_of_schedules
+from .schedule_words import DraftMaker
+from .schedules import Schedules
+from .shell import SHELL, ShellNotServedError, ShellResult, shell_arguments
 
 R = TypeVar("R")
 _CHUNK: Final = 500  # ids in one request
@@ -107,6 +112,16 @@ class Task(Generic[R]):
         return f"<task {self.id}{' ' + self.handler if self.handler else ''}>"
 
 
+class ShellTask(Task[ShellResult]):
+    """A submitted shell command."""
+
+    __slots__ = ()
+
+    async def result(self, timeout: Span | None = None) -> ShellResult:
+        """As of any task: wait until the command has ended with an exit code that was expected."""
+        return msgspec.convert(decoded(await self._client._result(self.number, timeout)), ShellResult)
+
+
 class Page(msgspec.Struct, frozen=True):
     """One page of a list. `next_before`: the id to go on below, empty at the end."""
 
@@ -141,6 +156,11 @@ class Client:
         self._submitter = Submitter(self._channel, tenant, clock=self._clock, rng=rng or Rng.of_the_system())
         self._has_met = False
         self._watcher = Watcher(self._channel, tenant, clock=self._clock)
+        self.schedules: Schedules[Task[Any]] = Schedules(
+            self._ask_of, self._channel, tenant, DraftMaker(self._specs), clock=self._clock, timeout_ms=self._timeout_ms,
+            meet=self._meet, task_of=self.task,
+        )  # fmt: skip
+        self.calendars = Calendars(self._ask_of, tenant)
 
     async def __aenter__(self) -> Client:
         await self.hello()
@@ -161,6 +181,19 @@ class Client:
             raise error_of(answer)
         assert isinstance(answer, expected), f"{type(answer).__name__} answered {type(message).__name__}"
         return answer
+
+    async def _ask_of(self, message: Any, expected: type[R], name: str) -> R:
+        """Ask about the schedule or calendar `name`."""
+        answer = await self._channel.request(message, timeout_ms=self._timeout_ms)
+        if isinstance(answer, Refusal):
+            raise error_of_schedules(answer, name, self.tenant)
+        assert isinstance(answer, expected), f"{type(answer).__name__} answered {type(message).__name__}"
+        return answer
+
+    async def _meet(self) -> None:
+        """Know the handlers there are."""
+        if not self._has_met:
+            await self.hello()
 
     async def hello(self) -> api.Welcome:
         """Ask who is there, and learn the handlers that tasks may name. Raises: NotRunningError, VersionError."""
@@ -201,6 +234,19 @@ class Client:
         if not self._has_met and isinstance(handler, str):
             await self.hello()
         return await self.submit_spec(self._specs.make_with(handler, (), arguments, options or Options()), handler)
+
+    async def shell(self, command: str | Sequence[str], **arguments: Any) -> ShellTask:
+        """Submit a shell command: a text for the shell, or a program with its arguments, which needs no quoting.
+
+        `arguments`: of the command (shell, env, clean_env, cwd, user, stdin, limits, output_max, ok_codes, background),
+        and options as for `submit` (timeout, max_attempts, delay, queue, ...).
+        Raises: ShellNotServedError if no worker runs commands, and as `submit`.
+        """
+        try:
+            task = await self.submit(SHELL, **shell_arguments(command, arguments))
+        except UnknownTaskError as error:
+            raise ShellNotServedError from error
+        return ShellTask(self, task.number, handler=SHELL, existing=task.existing)
 
     async def submit_spec(self, spec: Spec, handler: Handler[..., Any] | str = "") -> Task[Any]:
         """Submit what `spec` made."""

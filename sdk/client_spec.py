@@ -66,11 +66,13 @@ class SpecMaker:
         self._templates: dict[tuple[Any, ...], Template] = {}
         self._spans: dict[str, int] = {}
         self._known: dict[str, HandlerView] = {}
+        self.lessons = 0  # how often it learned what handlers there are
 
     def learn(self, handlers: Iterable[HandlerView]) -> None:
         """Know these handlers by name from now on: tasks that name one get its template and priority."""
         self._known = {handler.template.handler: handler for handler in handlers}
         self._templates.clear()
+        self.lessons += 1
 
     def make(self, handler: Handler[..., Any] | str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Spec:
         """Return the spec of a call. Raises: UsageError naming the argument or option."""
@@ -88,21 +90,32 @@ class SpecMaker:
         self, handler: Handler[..., Any] | str, args: tuple[Any, ...], kwargs: dict[str, Any], options: Options
     ) -> Spec:
         """Return the spec of a call whose options are told apart from its arguments."""
-        if isinstance(handler, str):
-            payload, key = self._payload_of_name(handler, args, kwargs), ""
-            priority = self._priority_of_name(handler)
-        else:
-            payload, key = _handler(handler).prepare(args, kwargs)
-            priority = handler.default_priority
+        payload, key = self.payload_of(handler, args, kwargs)
+        template, priority = self.template_of(handler, options)
         return Spec(
-            self._template(handler, options),
+            template,
             payload,
             self._due_ms(options),
-            priority if options.priority is None else parse_priority(options.priority),
-            key if options.key is None else _text("key", options.key),
-            "" if options.dedupe_key is None else _text("dedupe_key", options.dedupe_key),
+            priority,
+            key if options.key is None else text_option("key", options.key),
+            "" if options.dedupe_key is None else text_option("dedupe_key", options.dedupe_key),
             not isinstance(handler, str),
         )
+
+    def payload_of(
+        self, handler: Handler[..., Any] | str, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[bytes, str]:
+        """Return the payload of a call and its concurrency key. Raises: PayloadError, InvalidOptionError."""
+        if isinstance(handler, str):
+            return self._payload_of_name(handler, args, kwargs), ""
+        return _handler(handler).prepare(args, kwargs)
+
+    def template_of(self, handler: Handler[..., Any] | str, options: Options) -> tuple[Template, int]:
+        """Return the template and the priority of a handler's tasks as options change them. Raises: InvalidOptionError."""
+        priority = self._priority_of_name(handler) if isinstance(handler, str) else _handler(handler).default_priority
+        if options.priority is not None:
+            priority = parse_priority(options.priority)
+        return self._template(handler, options), priority
 
     def _payload_of_name(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
         if args:
@@ -132,7 +145,7 @@ class SpecMaker:
         if template is None:
             template = self._template_of_name(handler) if isinstance(handler, str) else handler.template
             if options is not None:
-                template = msgspec.structs.replace(template, **_changes(options))
+                template = changed_template(template, options)
             if len(self._templates) >= _CACHE_MAX:
                 self._templates.clear()
             self._templates[key] = template
@@ -179,10 +192,16 @@ def _handler(handler: Any) -> Handler[..., Any]:
     return handler
 
 
-def _text(option: str, value: object) -> str:
+def text_option(option: str, value: object) -> str:
+    """Return a key. Raises: InvalidOptionError."""
     if not isinstance(value, str) or not value.isprintable() or len(value) > 256:
         raise InvalidOptionError(option, value, "at most 256 printable characters")
     return value
+
+
+def changed_template(template: Template, options: Options) -> Template:
+    """Return a template as these options change it. Raises: InvalidOptionError."""
+    return msgspec.structs.replace(template, **_changes(options))
 
 
 def _changes(options: Options) -> dict[str, Any]:

@@ -84,6 +84,13 @@ class Behind(Protocol):
     @property
     def checkpoint(self) -> bytes: ...
     @property
+    def schedule(self) -> str:
+        """The schedule whose tick made the task, empty if none did."""
+        ...
+
+    @property
+    def tick_ms(self) -> int: ...
+    @property
     def on_loop(self) -> bool:
         """Tell whether the handler is a coroutine."""
         ...
@@ -141,6 +148,24 @@ class Context:
     @property
     def priority(self) -> int:
         return self._behind.priority
+
+    @property
+    def schedule(self) -> str | None:
+        """The name of the schedule that made the task, None if it was submitted."""
+        return self._behind.schedule or None
+
+    @property
+    def tick(self) -> datetime | None:
+        """The moment the schedule meant, in UTC, however late the attempt is, and the same for all attempts. None if the
+        task was submitted."""
+        if not self._behind.schedule:
+            return None
+        return datetime.fromtimestamp(0, UTC) + timedelta(milliseconds=self._behind.tick_ms)
+
+    @property
+    def cancel_grace_ms(self) -> int:
+        """How long the attempt has to end by itself once it shall stop."""
+        return self._behind.template.cancel_grace_ms
 
     @property
     def attempt_token(self) -> str:

@@ -107,6 +107,14 @@ def parse_rate(value: str | tuple[int, Span], *, what: str = "rate") -> tuple[in
 def to_instant_ms(value: datetime | str, clock: Clock, *, what: str = "at") -> int:
     """Return the moment in wall-clock milliseconds, rounded up. Raises: InvalidInstantError if it has no offset or is
     more than a century away."""
+    instant_ms = instant_of(value, what=what)
+    if abs(instant_ms - clock.now_ms()) > MAX_SPAN_MS:
+        raise InvalidInstantError(what, value, "is more than 100 years away")
+    return instant_ms
+
+
+def instant_of(value: datetime | str, *, what: str) -> int:
+    """Return any moment in wall-clock milliseconds, rounded up. Raises: InvalidInstantError if it has no offset."""
     moment = value
     if isinstance(moment, str):
         try:
@@ -123,10 +131,7 @@ def to_instant_ms(value: datetime | str, clock: Clock, *, what: str = "at") -> i
     seconds = (naive.toordinal() - 719_163) * 86_400 + naive.hour * 3_600 + naive.minute * 60 + naive.second
     seconds -= offset.days * 86_400 + offset.seconds
     micros = seconds * 1_000_000 + naive.microsecond - offset.microseconds
-    instant_ms = -(-micros // 1_000)
-    if abs(instant_ms - clock.now_ms()) > MAX_SPAN_MS:
-        raise InvalidInstantError(what, value, "is more than 100 years away")
-    return instant_ms
+    return -(-micros // 1_000)
 
 
 def _of_text(text: str, what: str) -> Decimal:

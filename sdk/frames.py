@@ -38,6 +38,8 @@ class RunAttempt(Frame, frozen=True, tag=True):
     deadline_ms: int
     checkpoint: bytes
     mark: bytes  # the child ends the attempt's output with it on both streams
+    schedule: str = ""
+    tick_ms: int = 0
 
 
 class StopAttempt(Frame, frozen=True, tag=True):

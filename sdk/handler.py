@@ -17,7 +17,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 KEY_LIMIT = 200  # characters of a concurrency key
-Mode = Literal["async", "thread", "process"]
+Mode = Literal["async", "thread", "process", "command"]  # command: a coroutine that waits for a command of its own
 
 
 class Handler(Generic[P, R]):

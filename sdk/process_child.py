@@ -67,6 +67,8 @@ class ChildAttempt:
         self.template: Template = frame.template
         self.deadline_ms = frame.deadline_ms
         self.checkpoint = frame.checkpoint
+        self.schedule = frame.schedule
+        self.tick_ms = frame.tick_ms
 
     def now_ms(self) -> int:
         return self._child.clock.now_ms()

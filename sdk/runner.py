@@ -34,6 +34,7 @@ log = structlog.get_logger("foliot.worker")
 
 COMPLETED: Final = int(OutcomeKind.COMPLETED)
 _SHORT_MS: Final = 50  # attempts shorter than this are worth holding ready behind a busy thread or process
+_COMMANDS_S: Final = 5.0  # for commands that were killed to be gone
 _NUDGE_MS: Final = 5_000  # a coroutine that ignored its cancellation is cancelled again this often
 _KIND_OF_STOP: Final = {
     "cancelled": OutcomeKind.CANCELLED, "timed_out": OutcomeKind.TIMED_OUT, "draining": OutcomeKind.INTERRUPTED,
@@ -48,6 +49,7 @@ class RunnerConfig:
     threads: int = 32
     processes: ProcessConfig = field(default_factory=ProcessConfig)
     hold_ms: int = 5_000  # a lease that could not start for this long is handed back
+    commands: int = 32
 
 
 ThreadsOf = Callable[[int, Callable[[Attempt], Any], Callable[[Attempt, Any], None]], Threads[Attempt]]
@@ -95,7 +97,10 @@ class Runner:
         self._loop = loop
         self._loop_thread = threading.get_ident()
         self._ended = ended
-        self._waiting: dict[str, deque[Attempt]] = {"async": deque(), "thread": deque(), "process": deque()}
+        self._waiting: dict[str, deque[Attempt]] = {
+            "async": deque(), "thread": deque(), "process": deque(), "command": deque(),
+        }  # fmt: skip
+        self._commands: dict[Attempt, None] = {}  # those that run shell commands, given up ones included
         self._waiting_count = 0
         self._usual_ms = {"thread": 0.0, "process": 0.0}  # how long attempts take, smoothed
         self._base = contextvars.copy_context()
@@ -146,12 +151,12 @@ class Runner:
         free = self.config.slots - self.used
         if needs == {"async"}:
             return free
-        rooms = {"thread": self.threads.free, "process": self.processes.free}
+        rooms = {"thread": self.threads.free, "process": self.processes.free, "command": self._command_room()}
         limits = {"thread": self.config.threads, "process": self.config.processes.limit}
         total = 0
         for need in sorted(needs - {"async"}):
             room = rooms[need] - len(self._waiting[need])
-            if self._usual_ms[need] < _SHORT_MS:
+            if self._usual_ms.get(need, _SHORT_MS) < _SHORT_MS:
                 room += limits[need]
             total += max(room, 0)
         if "async" in needs:
@@ -167,7 +172,7 @@ class Runner:
             self._close(attempt, started=False)
             return
         bound = {"async": self.config.slots // 4 + 1, "thread": self.config.threads * 2,
-                 "process": self.config.processes.limit * 2}[mode]  # fmt: skip
+                 "process": self.config.processes.limit * 2, "command": self.config.commands * 2}[mode]  # fmt: skip
         if len(self._waiting[mode]) >= bound or attempt.route.cost > self.config.slots:
             self._report(attempt, OutcomeKind.RETURNED)
             self._close(attempt, started=False)
@@ -186,11 +191,15 @@ class Runner:
                     break
                 if (mode == "thread" and self.threads.free <= 0) or (mode == "process" and self.processes.free <= 0):
                     break
+                if mode == "command" and self._command_room() <= 0:
+                    break
                 waiting.popleft()
                 self._waiting_count -= 1
                 self._forget_deadline(attempt)
                 self.busy += attempt.route.cost
-                if mode == "async":
+                if mode in ("async", "command"):
+                    if mode == "command":
+                        self._commands[attempt] = None
                     self._watch(attempt, self.deadlines.now_ms())
                     attempt.task = self._loop.create_task(self._run(attempt), context=self._base.copy())
                 elif mode == "thread":
@@ -199,6 +208,9 @@ class Runner:
                     self.threads.start(attempt)
                 else:
                     self.processes.start(attempt)
+
+    def _command_room(self) -> int:
+        return self.config.commands - len(self._commands)
 
     def _is_waiting(self, attempt: Attempt) -> bool:
         return self._waiting_count > 0 and attempt in self._waiting.get(attempt.route.mode, ())
@@ -416,6 +428,8 @@ class Runner:
             self.busy -= route.cost
         if route.line is not None:
             route.line.held -= route.cost
+        if route.mode == "command":
+            self._commands.pop(attempt, None)
         if self._waiting_count:
             self._start_waiting()
 
@@ -463,7 +477,7 @@ class Runner:
             return
         if attempt.stopped is not None:
             attempt.stopped.set()
-        if mode == "async":
+        if mode in ("async", "command"):
             assert attempt.task is not None
             if attempt.started_ms:
                 attempt.task.cancel()  # else it sees for itself; a cancelled task that never ran could report nothing
@@ -489,7 +503,7 @@ class Runner:
             self.processes.kill(attempt)
             return
         self._give_up(attempt)
-        if mode == "async" and attempt.task is not None:
+        if mode in ("async", "command") and attempt.task is not None:
             attempt.task.cancel()
             attempt.bucket = self.deadlines.add(attempt, self.deadlines.now_ms(), _NUDGE_MS)
 
@@ -577,6 +591,11 @@ class Runner:
         self.deadlines.close()
         self.threads.close()
         await self.processes.close()
+        tasks = [attempt.task for attempt in self._commands if attempt.task is not None]
+        for task in tasks:  # for the second time: kill the command
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=_COMMANDS_S)
 
 
 class ProcessDiedError(Exception):

@@ -23,7 +23,7 @@ from ..actors.cast import makers
 from ..actors.messages import Template
 from ..actors.shard import ShardConfig
 from ..runtime.clock import Clock, SystemClock
-from ..runtime.errors import StoreError
+from ..runtime.errors import FoliotError, StoreError
 from ..runtime.node import Node, NodeConfig
 from ..runtime.rng import Rng
 from ..stores.hosting import poison_in, shards_on
@@ -33,6 +33,7 @@ from ..transports.local import LocalServer
 from ..transports.memory import MemoryBus
 from .app import Foliot
 from .client import Client
+from .declared import put_declared, warn_of_undeclared
 from .logs import configure_logging_once
 from .payload import PayloadError
 from .tuning import tuned_interpreter
@@ -54,6 +55,7 @@ class SchedulerOptions:
     concurrency: int = 2_000  # attempts at once, for each worker
     threads: int = 32
     processes: int = field(default_factory=lambda: os.cpu_count() or 1)
+    commands: int = 32  # shell commands at once, for each worker
     queues: tuple[str, ...] = ()  # names; empty: all that the apps' tasks name
     labels: dict[str, str] = field(default_factory=dict)
     drain_grace_ms: int = 30_000
@@ -72,10 +74,13 @@ class Scheduler:
     has the file, StoreUnusableError if the file cannot be used.
     """
 
-    def __init__(self, *apps: Foliot, options: SchedulerOptions | None = None, **overrides: Any) -> None:
+    def __init__(
+        self, *apps: Foliot, options: SchedulerOptions | None = None, clock: Clock | None = None, **overrides: Any
+    ) -> None:
+        """`clock`: by default the machine's. `overrides`: of `SchedulerOptions`, where `options` are not given."""
         self._apps = apps
         self._options = options or SchedulerOptions(**overrides)
-        self._clock: Clock = SystemClock()
+        self._clock: Clock = clock or SystemClock()
         self._rng = Rng.of_the_system()
         self._name = f"{sockets.gethostname()}:{os.getpid()}"
         self._living: asyncio.Task[None] | None = None
@@ -159,6 +164,8 @@ class Scheduler:
                     await stack.enter_async_context(LocalServer(self.gateway, options.socket))
                 for number in range(options.workers if self._apps else 0):
                     self._start_worker(number, group)
+                await put_declared(self._apps, self.client())
+                group.start_soon(self._look_for_undeclared, name="declarations")
                 ready.set_result(None)
                 try:
                     await self._leave.wait()
@@ -168,7 +175,7 @@ class Scheduler:
 
     def client(self, *, tenant: str = "default") -> Client:
         """Return a client inside this process; it needs no `async with` of its own."""
-        return Client(channel=self.gateway, tenant=tenant)
+        return Client(channel=self.gateway, tenant=tenant, clock=self._clock)
 
     # -- parts -----------------------------------------------------------------------------------------------------------
 
@@ -188,10 +195,18 @@ class Scheduler:
         worker = Worker(
             self._apps, bus=self.bus, clock=self._clock, rng=self._rng.stream(f"worker/{number}"), name=name,
             shards=self.shards, queues=self._queues(), concurrency=options.concurrency, threads=options.threads,
-            processes=options.processes, labels=options.labels, drain_grace_ms=options.drain_grace_ms,
+            processes=options.processes, commands=options.commands, labels=options.labels,
+            drain_grace_ms=options.drain_grace_ms,
         )  # fmt: skip
         self.workers.append(worker)
         group.start_soon(worker.run, name=f"worker-{number}")
+
+    async def _look_for_undeclared(self) -> None:
+        """A look that fails is no reason to stop: it is made again at the next start."""
+        try:
+            await warn_of_undeclared(self._apps, self.client())
+        except FoliotError as error:
+            log.warning("declarations_not_looked_at", error=str(error))
 
     def _queues(self) -> Sequence[tuple[str, str]] | None:
         return [("default", name) for name in self._options.queues] or None

@@ -18,6 +18,8 @@ from .client_submit import BulkResult
 from .client_views import TaskInfo, WhyInfo
 from .durations import Span
 from .handler import Handler
+from .schedules_sync import SyncCalendars, SyncSchedules
+from .shell import ShellResult
 
 R = TypeVar("R")
 
@@ -87,6 +89,8 @@ class SyncClient:
     ) -> None:
         self.tenant = tenant
         self._make = functools.partial(Client, address, tenant=tenant, connect_timeout=connect_timeout, timeout=timeout)
+        self.schedules = SyncSchedules(self)
+        self.calendars = SyncCalendars(self)
         self._opened: tuple[AbstractContextManager[BlockingPortal], BlockingPortal, Client] | None = None
 
     def __enter__(self) -> SyncClient:
@@ -144,6 +148,10 @@ class SyncClient:
         """Submit one task; it is durable when this returns. See `Client.submit`."""
         spec = self._client.spec(handler, *args, **kwargs)
         return SyncTask(self, self._call(self._client.submit_spec, spec, handler))
+
+    def shell(self, command: str | Sequence[str], **arguments: Any) -> SyncTask[ShellResult]:
+        """Submit a shell command. See `Client.shell`."""
+        return SyncTask(self, self._call(self._client.shell, command, **arguments))
 
     @overload
     def submit_with(

@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import anyio
 import structlog
+from anyio.abc import TaskGroup
 
 from ..transports.local import default_socket
+from .app import Foliot
 from .loading import load_app
 from .logs import configure_logging
 from .scheduler import Scheduler, SchedulerOptions
+from .shell import SHELL
 
 log = structlog.get_logger("foliot")
 
 
 async def run_up(
-    app_ref: str,
+    app_ref: str | None,
     *,
+    shell: bool = False,
     database: str = "./foliot.db",
     socket: str | None = None,
     concurrency: int = 2_000,
     threads: int = 32,
     processes: int = 2,
+    commands: int = 32,
     shards: int = 2,
     queues: list[str] | None = None,
     labels: dict[str, str] | None = None,
@@ -33,20 +38,36 @@ async def run_up(
     """Serve until SIGTERM or SIGINT, then drain: running tasks get their grace, what did not start is handed back. A
     second signal ends the process at once, which loses nothing either.
 
-    `socket`: where clients connect, by default beside the database. Raises: AppLoadError, StoreInUseError,
-    StoreUnusableError, and what an actor's supervisor gave up on.
+    `shell`: run shell commands too, or only them if no app is named. `socket`: where clients connect, by default beside
+    the database. Raises: AppLoadError, StoreInUseError, StoreUnusableError, and what an actor's supervisor gave up on.
     """
-    app = load_app(app_ref)
+    apps = [load_app(app_ref)] if app_ref is not None else []
+    if shell and not any(SHELL in app.handlers for app in apps):
+        apps.append(Foliot("foliot"))
+        apps[-1].add_shell()
     configure_logging(json=log_json)
     path = socket or default_socket(database)
     options = SchedulerOptions(
         database=database, socket=path, shards=shards, concurrency=concurrency, threads=threads,
-        processes=processes, queues=tuple(queues or ()), labels=labels or {},
+        processes=processes, commands=commands, queues=tuple(queues or ()), labels=labels or {},
     )  # fmt: skip
+
+    async def begin(_: Scheduler, __: TaskGroup) -> None:
+        handlers = sum(len(app.handlers) for app in apps)
+        log.info("ready", database=database, socket=path, handlers=handlers, concurrency=concurrency)
+        ready()
+
+    await serve(apps, options, begin)
+
+
+async def serve(
+    apps: Sequence[Foliot], options: SchedulerOptions, begin: Callable[[Scheduler, TaskGroup], Awaitable[None]]
+) -> None:
+    """Run a scheduler until SIGTERM or SIGINT, then drain. `begin`: called once it runs, with a group for what else is to
+    run meanwhile. Raises: as `run_up`, and what `begin` raises."""
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async with Scheduler(app, options=options) as scheduler, anyio.create_task_group() as group:
-            log.info("ready", database=database, socket=path, handlers=len(app.handlers), concurrency=concurrency)
-            ready()
+        async with Scheduler(*apps, options=options) as scheduler, anyio.create_task_group() as group:
+            await begin(scheduler, group)
 
             async def stop_with_the_scheduler() -> None:
                 await scheduler.stopped()

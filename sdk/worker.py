@@ -81,6 +81,7 @@ class WorkerConfig:
     report_grace_ms: int = 10_000  # after that: for the last outcomes to be answered
     halt_report_ms: int = 500  # the same where the worker is stopped without a drain
     hold_ms: int = 5_000  # a lease that could not start for this long is handed back
+    commands: int = 32  # shell commands at once
     unanswered_max: int = 65_536  # outcomes; beyond it no more work is asked for
     seen_max: int = 65_536  # attempts remembered to recognise one that comes twice
     routes_max: int = 4_096  # kinds of tasks
@@ -88,7 +89,7 @@ class WorkerConfig:
     progress_interval_ms: int = 250
 
     def __post_init__(self) -> None:
-        for name in ("concurrency", "threads", "unanswered_max", "seen_max", "routes_max"):
+        for name in ("concurrency", "threads", "commands", "unanswered_max", "seen_max", "routes_max"):
             count_option(name, getattr(self, name), 1, 10_000_000, "worker")
         count_option("heartbeat_interval_ms", self.heartbeat_interval_ms, 1, 10**10, "worker")
         for name in ("drain_grace_ms", "stop_grace_ms", "report_grace_ms", "halt_report_ms", "hold_ms"):
@@ -121,13 +122,15 @@ class Worker:
         pulse: Pulse | None = None,
         heartbeats: HeartbeatSender | None = None,
         threads_of: ThreadsOf | None = None,
+        commands: int = 32,
         host: str | None = None,
         pid: int | None = None,
     ) -> None:
         """`queues`: (pool, queue) pairs, by default all the apps name. `shards`: how many there are. `session`: its
-        address, by default the name and some random digits. `config` replaces the single options. `pulse`,
-        `heartbeats`: where heartbeats come from and how they leave, by default a thread, over `bus`. `threads_of`: what
-        runs plain functions, by default threads. `host`, `pid`: what people see, by default this process's own.
+        address, by default the name and some random digits. `config` replaces the single options. `pulse`, `heartbeats`:
+        where heartbeats come from and how they leave, by default a thread, over `bus`. `threads_of`: what runs plain
+        functions, by default threads. `commands`: shell commands at once. `host`, `pid`: what people see, by default
+        this process's own.
         Raises: InvalidOptionError, NoQueuesError, DuplicateHandlerError.
         """
         if not isinstance(processes, ProcessConfig):
@@ -138,6 +141,7 @@ class Worker:
             processes=processes,
             heartbeat_interval_ms=heartbeat_interval_ms,
             drain_grace_ms=drain_grace_ms,
+            commands=commands,
         )
         self.apps = [apps] if isinstance(apps, Foliot) else list(apps)
         self.name = name or f"{socket.gethostname()}-{os.getpid()}"
@@ -217,7 +221,7 @@ class Worker:
         loop = self._loop = asyncio.get_running_loop()
         config = self.config
         self._runner = Runner(
-            RunnerConfig(config.concurrency, config.threads, config.processes, config.hold_ms),
+            RunnerConfig(config.concurrency, config.threads, config.processes, config.hold_ms, config.commands),
             clock=self._clock,
             loop=loop,
             blocking=self._blocking,

@@ -1,9 +1,9 @@
 """The edge's own messages: what a client asks beyond the shard messages of `actors.messages`, and every answer.
 
-Submitting, cancelling, retrying, purging and watching travel as the shard messages themselves. All of them are
-`msgspec` structs, tagged, encoded as arrays in msgpack behind one byte that names the version of this protocol. A
-request that was not carried out is answered with `runtime.bus.Refusal`, whose layout never changes between versions.
-An empty `tenant` in a question means all tenants; commands always name one.
+Submitting, cancelling, retrying, purging and watching travel as the shard messages themselves; what is asked of schedules is
+in `schedule_api`. All of them are `msgspec` structs, tagged, encoded as arrays in msgpack behind one byte that names the
+version of this protocol. A request that was not carried out is answered with `runtime.bus.Refusal`, whose layout never
+changes between versions. An empty `tenant` in a question means all tenants; commands always name one.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from ..actors.messages import (
 )
 from ..runtime.bus import Refusal
 from ..runtime.errors import UsageError
+from . import schedule_api as schedules
 
 VERSION: Final = 1
 
@@ -303,8 +304,9 @@ class TenantsListed(Message, frozen=True, tag=True):
 class LedgerLine(Message, frozen=True):
     """The ledger of one tenant and queue: `waiting` and `running` by recount, the rest by the store's counters.
 
-    Since `LedgerVerified.since_ms`: `stored` tasks were accepted by the store's counters, `edge` by the edge's, and
-    `unsettled` at the edge have no known outcome (under way, or unanswered in time). `completed_since` by the counters
+    Since `LedgerVerified.since_ms`: `stored` tasks were accepted by the store's counters, `fired` of them made by ticks and
+    never seen by the edge, `edge` by the edge's, and `unsettled` there have no known outcome (under way, or unanswered in
+    time). `completed_since` by the counters
     is at most `done`, the completions at workers, which is -1 where no workers are known."""
 
     tenant: str
@@ -323,6 +325,7 @@ class LedgerLine(Message, frozen=True):
     unsettled: int
     completed_since: int = 0
     done: int = -1
+    fired: int = 0
 
 
 class Difference(Message, frozen=True):
@@ -369,11 +372,12 @@ class StatsRead(Message, frozen=True, tag=True):
 Request = (
     SubmitTasks | CancelTasks | RetryTasks | PurgeTasks | WatchTasks | Hello | GetTasks | ListTasks | ReadLogs
     | WhyTasks | ListQueues | SetQueue | ListWorkers | ListTenants | SetTenant | Verify | ReadStats
+    | schedules.ScheduleRequest
 )  # fmt: skip
 Answer = (
     TasksSubmitted | TasksAnswered | TasksEnded | Welcome | TasksFound | TasksListed | LogsRead | WhyRead
     | QueuesListed | QueueConfigured | WorkersListed | TenantsListed | TenantConfigured | LedgerVerified | StatsRead
-    | Refusal
+    | schedules.EdgeAnswer | Refusal
 )  # fmt: skip
 
 _PREFIX: Final = bytes((VERSION,))

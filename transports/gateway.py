@@ -91,6 +91,7 @@ from .api import (
 )
 from .balance import Baseline, EdgeSnapshot, WorkerCounts, balance, completions
 from .entrance import EdgeCount, Entrance, Misfit
+from .schedule_gate import ScheduleGate
 from .views import view_of_detail, views_of_rows, why_without_queue
 
 log = structlog.get_logger("foliot.transports")
@@ -145,6 +146,9 @@ class Gateway:
         self._entrance = Entrance(
             bus, clock, rng, shards=shards, limits=self.limits, since_ms=self._since_ms, misfit=misfit
         )
+        schedules = ScheduleGate(
+            store, clock, self._ask_each, shards=shards, limits=self.limits, known=handlers or (lambda: None), misfit=misfit
+        )
         self._baseline: Baseline | None = None
         self._beginning: asyncio.Lock = asyncio.Lock()
         self._routes: dict[type, Callable[[Any, int], Awaitable[Any]]] = {
@@ -165,6 +169,7 @@ class Gateway:
             SetTenant: self._set_tenant,
             Verify: self._verify,
             ReadStats: self._stats,
+            **schedules.routes(),
         }
 
     @property

@@ -12,14 +12,20 @@ from typing import Any, Final
 import msgspec
 
 from ..actors.messages import SubmitTasks, TasksSubmitted, WatchTasks
+from ..actors.schedule_messages import CommandBackfills, CommandSchedules, PutSchedules
 from ..runtime.bus import Refusal
 from . import api
+from . import schedule_api as schedules
 
 REPEATABLE: Final = (
     WatchTasks, api.Hello, api.GetTasks, api.ListTasks, api.ReadLogs, api.WhyTasks, api.ListQueues, api.SetQueue,
     api.ListWorkers, api.ListTenants, api.SetTenant, api.Verify, api.ReadStats,
+    CommandBackfills, schedules.GetSchedules, schedules.ListSchedules, schedules.ListTicks, schedules.ListBackfills,
+    schedules.ListCalendars, schedules.SetCalendar, schedules.PreviewSchedule, schedules.DiffSchedule,
+    schedules.DryRunBackfill,
 )  # fmt: skip
-"""Requests whose repetition changes nothing; a submission is one if it has a request id."""
+"""Requests whose repetition changes nothing; a submission is one if it has a request id. A schedule that is created, deleted
+or triggered again gets another answer, or runs twice; one that is replaced, paused or resumed again does not."""
 
 RETRYABLE: Final = (
     "overloaded", "rate_limited", "unavailable", "no_such_actor", "deadline", "store", "disk_full", "no_members",
@@ -29,7 +35,15 @@ RETRYABLE: Final = (
 
 def may_repeat(message: Any) -> bool:
     """Tell whether the request may be sent again."""
-    return isinstance(message, REPEATABLE) or (isinstance(message, SubmitTasks) and message.request_id != "")
+    match message:
+        case SubmitTasks():
+            return message.request_id != ""
+        case PutSchedules():
+            return message.mode != "create"
+        case CommandSchedules():
+            return message.action in ("pause", "resume")
+        case _:
+            return isinstance(message, REPEATABLE)
 
 
 def is_settled(message: Any, answer: Any) -> bool:

@@ -22,6 +22,7 @@ from zoneinfo import ZoneInfo, available_timezones
 
 from foliot.actors.rules import Rule
 from foliot.actors.ticks import Ticks
+from foliot.runtime.errors import UsageError
 from foliot.runtime.rng import Rng
 from foliot.simulations.almanac import Almanac
 from foliot.simulations.almanac_words import DAYS, cron_weekday, days_left
@@ -32,16 +33,18 @@ FIRST_YEAR: Final = 1995
 LAST_YEAR: Final = 2037
 POLICIES: Final = tuple(product(("shift", "skip"), ("first", "last", "both")))
 
-STANDING: Final = (
+DENSE: Final = (  # tried from a day before to a day after
     "0 * * * *",
     "*/15 * * * *",
     "30 0-23 * * *",
     "*/30 17 */1 * * *",
+    "*/20 */2 * * *",
+    "*/10 0-4 * * *",
+)
+STANDING: Final = (
     "30 1,2,3 * * *",
     "0 0 * * *",
     "59 23 * * *",
-    "*/20 */2 * * *",
-    "*/10 0-4 * * *",
     "15,45 22-2 * * *",
     "30 2 * * sun",
     "0 3 1,15 * fri-mon",
@@ -59,6 +62,7 @@ STANDING: Final = (
 _HOUR_MS: Final = 3_600_000
 _DAY_MS: Final = 24 * _HOUR_MS
 _AROUND_MS: Final = 3 * _DAY_MS
+_AROUND_DENSE_MS: Final = _DAY_MS
 _NEAR_MS: Final = 8 * _DAY_MS  # two changes so close lie in one window, so zones that have both are another group
 _STRIDE_MS: Final = _DAY_MS // 2
 _LIMIT: Final = 100_000
@@ -156,6 +160,7 @@ def grouped(by_zone: dict[str, list[Change]]) -> list[Group]:
 
 def families(change: Change) -> Iterator[str]:
     """Yield the expressions to try around a change: the standing ones, those drawn for it, and those at its local times."""
+    yield from DENSE
     yield from STANDING
     rng = Rng(change.at_ms).stream(f"{change.before_ms} {change.after_ms}")
     yield from (drawn_cron(rng) for _ in range(_DRAWN))
@@ -180,9 +185,10 @@ def families(change: Change) -> Iterator[str]:
 def compare(group: Group) -> Found:
     """Compare all that is tried around one change: in its first zone under every policy, in the others under one each."""
     change, zones = group
-    start, end = change.at_ms - _AROUND_MS, change.at_ms + _AROUND_MS
     total = Found(windows=len(zones))
     for number, cron in enumerate(families(change)):
+        around_ms = _AROUND_DENSE_MS if cron in DENSE else _AROUND_MS
+        start, end = change.at_ms - around_ms, change.at_ms + around_ms
         for turn, (dst_gap, dst_overlap) in enumerate(POLICIES):
             rule = Rule(cron=cron, zone=zones[0], dst_gap=dst_gap, dst_overlap=dst_overlap)
             expected = Almanac(rule).ticks(start, end)
@@ -196,7 +202,11 @@ def compare(group: Group) -> Found:
 
 def differences(rule: Rule, expected: list[int], start: int, end: int, *, probe_ms: int | None = None) -> Found:
     """Compare the ticks of a rule with these, all those in [start, end), and what comes next and was last at the probe."""
-    ticks = Ticks(rule)
+    name = f"{rule.cron!r} {rule.zone} {rule.dst_gap} {rule.dst_overlap}"
+    try:
+        ticks = Ticks(rule)
+    except UsageError as refused:
+        return Found(compared=1, ticks=len(expected), differing=1, differences=[f"{name}: refused, {refused}"])
     actual = ticks.between(start, end, _LIMIT)
     found = []
     if actual != expected:
@@ -211,7 +221,7 @@ def differences(rule: Rule, expected: list[int], start: int, end: int, *, probe_
         last = ticks.last_before(probe_ms, start)
         if last != (expected[following - 1] if following else None):
             found.append(f"last_before {_shown([probe_ms])}: {_shown([] if last is None else [last])}")
-    words = [f"{rule.cron!r} {rule.zone} {rule.dst_gap} {rule.dst_overlap}: {each}" for each in found]
+    words = [f"{name}: {each}" for each in found]
     return Found(compared=1, ticks=len(expected), differing=len(words), differences=words)
 
 

@@ -1,6 +1,7 @@
 """Cron expressions drawn from a stream: every form a field can take, with times that fall into clock changes often.
 
-Each of them fires within some years: a month is named only along with days that every month has.
+Each of them fires within some years: a month is named only along with days that every month has, and days are at most 9
+apart, so every week of a month has one.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ def _hours(rng: Rng) -> str:
 
 
 def _day(rng: Rng, last_day: int) -> str:
-    first, last, step = 1 + rng.below(last_day), 1 + rng.below(last_day), 2 + rng.below(9)
+    first, last, step = 1 + rng.below(last_day), 1 + rng.below(last_day), 2 + rng.below(8)
     if not rng.below(2):
         return _pick(rng, ("*", "?", "*"))
     forms = (f"{first}", f"{first},{last}", f"{first}-{last}", f"{first}-{last}/{step}", f"*/{step}", f"{first}/{step}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
-
 from foliot.actors import messages as m
 from foliot.actors import schedule_messages as sm
 from foliot.actors.rules import Calendar, Rule
@@ -23,11 +22,11 @@ EVERY_MINUTE = Rule(every_ms=MINUTE)
 class ScheduleHarness(ShardHarness):
     """A shard with words for schedules. It begins at a whole minute."""
 
-    def put(self, *names: str, rule: Rule = EVERY_MINUTE, mode: str = "replace", missed_now: str = "skip",
-            queue: str = "default", tenant: str = TENANT, **fields: Any) -> list[str]:  # fmt: skip
+    def put(self, *names: str, rule: Rule = EVERY_MINUTE, mode: str = "replace", queue: str = "default",
+            tenant: str = TENANT, **fields: Any) -> list[str]:  # fmt: skip
         specs = [sm.ScheduleSpec(name, 0, b"p", rule, **fields) for name in names]
         template = m.Template("app.noop", queue=queue)
-        (answer,) = self.deliver(sm.PutSchedules(tenant, [template], specs, mode, missed_now))
+        (answer,) = self.deliver(sm.PutSchedules(tenant, [template], specs, mode))
         assert isinstance(answer, sm.SchedulesPut), answer
         self.refused = answer.refused
         return answer.outcomes

@@ -6,7 +6,6 @@ from typing import Any
 
 import msgspec
 import pytest
-
 from foliot.actors import messages as m
 from foliot.actors import schedule_messages as sm
 from foliot.actors.rules import Rule
@@ -111,6 +110,8 @@ def test_pause_resume_cancel(shard: ScheduleHarness) -> None:
     assert _fired(shard, id) == [4]
     assert _do(shard, "resume", id) == ["resumed"]
     assert _fired(shard, id) == [4, 3]
+    (theirs,) = shard.deliver(sm.CommandBackfills("other", [id], "cancel"))
+    assert theirs.outcomes == ["not_found"]
     assert _do(shard, "cancel", id) == ["cancelled"]
     shard.run_all()  # what ran goes on
     assert _fired(shard, id) == [4, 3]

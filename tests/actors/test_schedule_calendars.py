@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-
 from foliot.actors import schedule_messages as sm
 from foliot.actors.calendar_book import DELETED, calendar_slot
 from foliot.actors.rules import Calendar, Rule
@@ -78,6 +77,9 @@ def test_a_schedule_whose_calendar_is_deleted_pauses_and_says_why(shard: Schedul
     state = shard.state("open")
     assert state.paused
     assert "closed" in state.paused_why
+    assert shard.do("resume", "open") == ["impossible"]
+    assert shard.do("trigger", "open") == ["triggered"]  # a person needs no calendar
+    assert shard.state("open").paused
     assert shard.connection.execute("select count(*) from calendars").fetchone() == (0,)
 
 

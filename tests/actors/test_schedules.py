@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-
 from foliot.actors import messages as m
 from foliot.actors.rules import Rule
 

@@ -110,8 +110,8 @@ def test_changes_unlike_the_others(zone: str, year: int) -> None:
 def test_changes_drawn_from_all_zones_and_years() -> None:
     rng = Rng(2_026).stream("changes")
     zones = sorted(available_timezones())
-    groups = []
-    while len(groups) < 12:
+    groups: list[Group] = []
+    while len(groups) < 5:
         zone, year = zones[rng.below(len(zones))], 1995 + rng.below(43)
         changes = changes_of(zone, year, year)
         if changes:
@@ -120,18 +120,18 @@ def test_changes_drawn_from_all_zones_and_years() -> None:
     assert compared(groups) == []
 
 
-def test_patterns_drawn_over_two_years() -> None:
+def test_patterns_drawn_over_a_year() -> None:
     rng = Rng(2_026).stream("patterns")
     total = Found()
     for zone, year in (("America/New_York", 2031), ("Asia/Gaza", 2023), ("Europe/London", 1995), ("UTC", 2099)):
-        start, end = ms(f"{year}-01-01"), ms(f"{year + 2}-01-01")
-        for _ in range(15):
+        start, end = ms(f"{year}-01-01"), ms(f"{year + 1}-01-01")
+        for _ in range(6):
             dst_gap, dst_overlap = ("shift", "skip")[rng.below(2)], ("first", "last", "both")[rng.below(3)]
             rule = Rule(cron=drawn_cron(rng), zone=zone, dst_gap=dst_gap, dst_overlap=dst_overlap)
             probe = start + rng.below(end - start)
             total = total.plus(differences(rule, Almanac(rule).ticks(start, end), start, end, probe_ms=probe))
 
-    assert total.ticks > 10_000
+    assert total.ticks > 3_000
     assert total.differences == []
 
 
@@ -143,15 +143,15 @@ def test_patterns_drawn_over_two_years() -> None:
         ("30 2 * * *", "Europe/Berlin", "weekdays and not (holidays_de or shut-down)"),
         ("30 2 * * *", "Europe/Berlin", "weekends"),
         ("0 9-17/4 * * mon,sun", "America/New_York", "not holidays_us and weekdays"),
-        ("0 */6 * * *", "America/New_York", "office or night and weekends"),
-        ("15 * 1,15 * *", "Australia/Lord_Howe", "office"),
+        ("0 4,9 * * *", "America/New_York", "office or night and weekends"),
+        ("15 */8 1,15 * *", "Australia/Lord_Howe", "office"),
         ("45 1 1-7 4,10 *", "Australia/Lord_Howe", "not weekends"),
         ("0 0 L * *", "America/Sao_Paulo", "not weekends or holidays_us"),
     ],
 )
-def test_excluded_days_over_three_years(cron: str, zone: str, calendar: str, excluded: str) -> None:
-    start, end = ms("2023-06-01"), ms("2026-06-01")
-    for dst_gap, dst_overlap in (("shift", "first"), ("skip", "both"), ("shift", "last")):
+def test_excluded_days_over_a_year_and_more(cron: str, zone: str, calendar: str, excluded: str) -> None:
+    start, end = ms("2023-09-01"), ms("2025-01-02")
+    for dst_gap, dst_overlap in (("shift", "first"), ("skip", "both"))[: 2 if "2 *" in cron or "1 1-7" in cron else 1]:
         rule = Rule(cron=cron, zone=zone, calendar=calendar, excluded=excluded, dst_gap=dst_gap, dst_overlap=dst_overlap)
         expected = Almanac(rule, CALENDARS.values()).ticks(start, end)
 
@@ -161,7 +161,7 @@ def test_excluded_days_over_three_years(cron: str, zone: str, calendar: str, exc
 
 def test_the_start_and_the_end_cut_what_was_moved() -> None:
     for excluded in ("next", "previous", "skip"):
-        for day in range(1, 12):
+        for day in range(1, 12, 3):
             rule = Rule(
                 cron="0 7 * * *",
                 zone="Europe/Berlin",
@@ -178,40 +178,40 @@ def test_the_start_and_the_end_cut_what_was_moved() -> None:
 
 
 @pytest.mark.parametrize(
-    ("every_ms", "excluded"),
+    ("every_ms", "calendar", "excluded"),
     [
-        (90_000, "skip"),
-        (HOUR_MS // 2, "skip"),
-        (7 * HOUR_MS, "skip"),
-        (7 * HOUR_MS, "next"),
-        (7 * HOUR_MS, "previous"),
-        (36 * HOUR_MS + 1, "next"),
-        (36 * HOUR_MS + 1, "previous"),
+        (90_000, "", "skip"),
+        (HOUR_MS // 2, "office", "skip"),
+        (7 * HOUR_MS, "weekdays and not holidays_de", "skip"),
+        (7 * HOUR_MS, "weekdays and not holidays_de", "previous"),
+        (36 * HOUR_MS + 1, "weekdays and not holidays_de", "next"),
+        (36 * HOUR_MS + 1, "weekdays and not holidays_de", "previous"),
+        (36 * HOUR_MS, "office", "next"),  # every second one is at night, and there is no day to move it to
     ],
 )
-def test_intervals(every_ms: int, excluded: str) -> None:
+def test_intervals(every_ms: int, calendar: str, excluded: str) -> None:
     start = ms("2026-03-20")
-    end = start + min(300 * every_ms, 60 * DAY_MS)
-    for calendar in ("", "office", "weekdays and not holidays_de"):
-        rule = Rule(
-            every_ms=every_ms,
-            anchor_ms=start + 12_345_678,
-            zone="Europe/Berlin",
-            calendar=calendar,
-            excluded=excluded,
-            start_ms=start + 20 * every_ms,
-            end_ms=end - 3,
-        )
-        expected = Almanac(rule, CALENDARS.values()).ticks(start, end)
+    end = start + min(300 * every_ms, 40 * DAY_MS)
+    rule = Rule(
+        every_ms=every_ms,
+        anchor_ms=start + 12_345_678,
+        zone="Europe/Berlin",
+        calendar=calendar,
+        excluded=excluded,
+        start_ms=start + 5 * every_ms,
+        end_ms=end - 3,
+    )
+    expected = Almanac(rule, CALENDARS.values()).ticks(start, end)
 
-        assert Ticks(rule, CALENDARS).between(start, end, 100_000) == expected
+    assert expected
+    assert Ticks(rule, CALENDARS).between(start, end, 100_000) == expected
 
 
 @pytest.mark.parametrize("excluded", ["skip", "next", "previous"])
 def test_instants_given_one_by_one(excluded: str) -> None:
     rng = Rng(2_026).stream("instants")
     start, end = ms("2026-03-01"), ms("2026-12-31")
-    instants = tuple(sorted({start + rng.below(end - start) for _ in range(60)}))
+    instants = tuple(sorted({start + rng.below(end - start) for _ in range(40)}))
     for calendar in ("", "office", "weekdays and not holidays_de"):
         rule = Rule(at_ms=instants, zone="Europe/Berlin", calendar=calendar, excluded=excluded, start_ms=start + 20 * DAY_MS)
         expected = Almanac(rule, CALENDARS.values()).ticks(start, end)
