@@ -42,7 +42,10 @@ def backfill(
     backwards: bool,
     dry_run: bool,
 ) -> None:
-    """Fire the ticks of a past window, and print the backfill's id; `foliot backfills` has its progress."""
+    """Fire the ticks of a past window.
+
+    Prints the backfill's id; `foliot backfills show ID` has its progress.
+    """
     urgency = int(priority) if priority is not None and priority.isascii() and priority.isdigit() else priority
 
     async def work(client: Client) -> Backfill | BackfillForecast:

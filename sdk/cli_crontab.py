@@ -64,7 +64,7 @@ def _options(given: dict[str, Any]) -> PlanOptions:
 @click.option("--db", "database", metavar="PATH", help="The history. [default: FILE.foliot.db, see the docs]")
 @click.option("--socket", metavar="PATH", help="The local socket. [default: next to the database]")
 @click.option("--commands", type=click.IntRange(1, 10_000), default=32, show_default=True, help="Commands at once.")
-@click.option("--log-json", is_flag=True, help="Log JSON lines.")
+@click.option("--log-json", "--json", "log_json", is_flag=True, help="Log JSON lines; an error at the start is one, too.")
 def run(
     files: tuple[str, ...],
     database: str | None,
@@ -94,7 +94,7 @@ def run(
             raise click.UsageError(f"folder {folder!r} cannot be made: {error.strerror}, expected --db PATH") from error
         run_loop(run_crontabs(CrontabRun(files, where, _options(given), socket, commands, strict, log_json)))
 
-    guarded(serve)
+    guarded(serve, as_json=log_json)
 
 
 @crontab.command("import")

@@ -69,10 +69,11 @@ def preview(
     files: tuple[str, ...],
     details: bool,
 ) -> None:
-    """Print the next ticks of the schedule NAME, or of a rule given in options.
+    """Print the next ticks of a schedule or a rule.
 
-    A rule needs no scheduler. Its ticks begin at --start, by default now; H and jitter are drawn for NAME, if that is
-    given. The moments are in UTC, with the local time and notes beside them: dst_gap, dst_overlap, moved, holiday.
+    Those of the schedule NAME, or of a rule given in options, which needs no scheduler. The ticks of a rule begin at
+    --start, by default now; H and jitter are drawn for NAME, if that is given. The moments are in UTC, with the local time
+    and notes beside them: dst_gap, dst_overlap, moved, holiday.
     """
     if not says_when(rule):
         if not name:
@@ -118,9 +119,10 @@ def _of_rule(
 @click.option("--count", type=click.IntRange(1, 1_000), default=20, show_default=True, help="Of the next ticks.")
 @connected
 def diff(session: Session, name: str, rule: dict[str, Any], count: int) -> None:
-    """Say which of its next ticks a schedule would lose (-), get (+) and keep (=) if its rule were changed so.
+    """Say what another rule would change.
 
-    Nothing is changed; `foliot schedules update` with the same options does it.
+    Prints which of its next ticks the schedule would lose (-), get (+) and keep (=). Nothing is changed;
+    `foliot schedules update` with the same options does it.
     """
     if not rule:
         raise click.UsageError("nothing to compare: give what would change, such as --cron or --zone")

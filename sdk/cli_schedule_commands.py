@@ -114,7 +114,10 @@ def _apply(
 @click.option("--wait", is_flag=True, help="Wait for the result and print it.")
 @connected
 def trigger(session: Session, name: str, overlap: str | None, wait: bool) -> None:
-    """Run a schedule's task now, whatever its rule says, and print the task's id."""
+    """Run a schedule's task now.
+
+    Whatever its rule says; prints the task's id.
+    """
 
     async def work(client: Client) -> dict[str, Any]:
         task = await client.schedules.trigger(name, overlap=overlap or "")

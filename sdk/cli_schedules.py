@@ -9,14 +9,13 @@ from typing import Any, Final
 
 import click
 
-from ..runtime.errors import UsageError
 from .cli_backfills import backfill
 from .cli_common import Session, cell, connected, echo_json, parse_arguments, parse_object, plain
 from .cli_preview import diff, preview, tick_row
 from .cli_rules import in_utc, policy_options, policy_words, rule_options, rule_words, with_moments
 from .cli_schedule_commands import delete, pause, resume, trigger
 from .client import Client
-from .errors import UnknownTaskError
+from .errors import InvalidRequestError, UnknownTaskError
 from .schedule_views import NextTick, ScheduleInfo, span_words
 from .shell import SHELL, ShellNotServedError
 
@@ -110,7 +109,10 @@ def print_schedule(info: ScheduleInfo, ticks: Sequence[NextTick] = ()) -> None:
 @click.option("--limit", type=click.IntRange(1, 1_000_000), default=50, show_default=True)
 @connected
 def history(session: Session, name: str, limit: int) -> None:
-    """List the ticks that were decided, the latest first: what became of each, and its task."""
+    """List the ticks that were decided.
+
+    The latest first: what became of each, and its task.
+    """
 
     async def work(client: Client) -> None:
         rows = []
@@ -157,7 +159,10 @@ def create(
     policies: dict[str, Any],
     replace: bool,
 ) -> None:
-    """Create the schedule NAME: a task of HANDLER, such as shop.report, at each tick."""
+    """Create a schedule.
+
+    It is called NAME, and makes a task of HANDLER, such as shop.report, at each tick.
+    """
     if (handler is None) == (command is None):
         raise click.UsageError("give HANDLER, such as shop.report, or --shell COMMAND")
     arguments = _payload(params, json_payload)
@@ -191,9 +196,9 @@ def update(
     rule: dict[str, Any],
     policies: dict[str, Any],
 ) -> None:
-    """Change what is named of a schedule, and leave the rest.
+    """Change a schedule.
 
-    What runs goes on, a pause stays, and no tick that is past fires because of it.
+    What is named changes, the rest stays. What runs goes on, a pause stays, and no tick that is past fires because of it.
     """
     if not (handler or params or json_payload or rule or policies):
         raise click.UsageError("nothing to change: give options such as --cron, --overlap or --note")
@@ -213,8 +218,8 @@ def _changed(session: Session, work: Callable[[Client], Awaitable[ScheduleInfo]]
     async def told(client: Client) -> ScheduleInfo:
         try:
             return await work(client)
-        except UsageError as error:
-            if handler == SHELL and error.code == UnknownTaskError.code:
+        except InvalidRequestError as error:
+            if handler == SHELL and error.reason == UnknownTaskError.code:
                 raise ShellNotServedError from error
             raise
 

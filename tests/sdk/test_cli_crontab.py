@@ -170,14 +170,15 @@ def test_the_history_lies_beside_the_file_but_never_among_the_systems() -> None:
     assert default_database("jobs.tab", home, is_root=True) == "jobs.tab.foliot.db"
     assert default_database("/srv/tab", home, is_root=False) == "/srv/tab.foliot.db"
     assert default_database("/etc/crontab", home, is_root=True) == "/var/lib/foliot/crontab.db"
-    assert default_database("/etc/cron.d/../cron.d/e2scrub_all", home, is_root=False) == "/home/ann/state/foliot/e2scrub_all.db"
+    assert default_database("/etc/x/../cron.d/scrub", home, is_root=False) == "/home/ann/state/foliot/scrub.db"
 
 
 # -- the command line --------------------------------------------------------------------------------------------------
 
 
 def crontab(*args: str, stdin: str | None = None) -> Result:
-    return CliRunner().invoke(main, ["crontab", *args], input=stdin, env={"FOLIOT_ADDRESS": "/nowhere.sock", "TZ": "Asia/Tokyo"})
+    environment = {"FOLIOT_ADDRESS": "/nowhere.sock", "TZ": "Asia/Tokyo"}
+    return CliRunner().invoke(main, ["crontab", *args], input=stdin, env=environment)
 
 
 def test_a_dry_run_tells_all_of_a_file(tmp_path: Path) -> None:

@@ -58,7 +58,8 @@ def refused(*args: str) -> str:
     ("options", "ticks"),
     [
         (["--cron", "30 2 * * *"], ["2026-03-28T01:30:00Z", "2026-03-29T01:30:00Z", "2026-03-30T00:30:00Z"]),
-        (["--cron", "30 2 * * *", "--dst-gap", "skip"], ["2026-03-28T01:30:00Z", "2026-03-30T00:30:00Z", "2026-03-31T00:30:00Z"]),
+        (["--cron", "30 2 * * *", "--dst-gap", "skip"],
+         ["2026-03-28T01:30:00Z", "2026-03-30T00:30:00Z", "2026-03-31T00:30:00Z"]),
         (["--every", "day at 18:00"], ["2026-03-28T17:00:00Z", "2026-03-29T16:00:00Z", "2026-03-30T16:00:00Z"]),
         (["--every", "1.5s"], ["2026-03-28T00:00:00Z", "2026-03-28T00:00:01.500Z", "2026-03-28T00:00:03Z"]),
         (["--after", "12h"], ["2026-03-28T00:00:00Z", "2026-03-28T12:00:00Z", "2026-03-29T00:00:00Z"]),
@@ -135,7 +136,8 @@ def test_the_last_business_day_of_the_month_in_berlin_is_no_german_holiday(tmp_p
          "end '2026-03-28' is before the start, expected a moment at or after '2026-03-29'"),
         (["--every", "1h", "--start", "tomorrow"], "start 'tomorrow' is not a moment, expected"),
         (["--cron", "0 0 1 1 * ", "--end", "2020-01-01Z"], "end '2020-01-01Z' is not a moment, expected"),
-        (["--cron", "0 0 1 1 * ", "--end", "2020-01-01"], "end '2020-01-01T00:00:00Z' is past, expected an end at or after 20"),
+        (["--cron", "0 0 1 1 * ", "--end", "2020-01-01"],
+         "end '2020-01-01T00:00:00Z' is past, expected an end at or after 20"),
         (["--every", "1h", "--cron", "* * * * *"], "option 'when' is 'cron and every', expected exactly one of"),
         (["--cron", "* * * * *", "--dst-gap", "sometimes"], "'sometimes' is not one of 'shift', 'skip'"),
         (["--cron", "0 0 * * sat", "--calendar", "weekdays"],
@@ -225,7 +227,7 @@ def test_what_a_scheduler_refuses_is_one_line(sh: Shell) -> None:
         (("-p", "a=1", "--cron", "0 0 30 2 *"), "never fires"),
         (("-p", "a=one", "--every", "1h"), "a"),
         (("-p", "a=1", "--cron", "0 0 * * *", "--calendar", "nobody"), "names 'nobody' at position 0, which is not there"),
-        (("-p", "a=1",), "exactly one of cron=, every=, after= and at="),
+        (("-p", "a=1"), "exactly one of cron=, every=, after= and at="),
     ]:
         result = sh(*wrong, *options)
         assert (result.exit_code, len(result.stderr.splitlines())) == (2, 1), result.output
