@@ -7,6 +7,7 @@
 #   make bench   measures; BENCH=latency is one of throughput latency timers ticks memory crash
 #   make sim     simulates whole clusters with faults, SEEDS=200 of them; failing cases go to sim-failures/
 #   make calendar compares the ticks with a reference that walks every minute, at every clock change of every zone; takes a while
+#   make year    simulates a year of a thousand schedules with a crash every week; ARGS="--schedules 100 --days 90" for less
 #   make planted plants bugs in the code, one at a time, and says how many seeds each could hide; ARGS="fence cancel" names some
 #
 # PYTHON=/path/to/python3 chooses the interpreter (3.11 or newer) when .venv is made.
@@ -50,6 +51,9 @@ sim: $(READY)
 
 calendar: $(READY)
 	@$(BIN)/python -m foliot.tests.actors.calendar_campaign $(ARGS)
+
+year: $(READY)
+	@$(BIN)/python -m foliot.simulations.year $(ARGS)
 
 planted: $(READY)
 	@$(BIN)/python -m foliot.tests.simulations.planted.run $(ARGS)

@@ -93,9 +93,11 @@ class Cell:
         self._poison = poison
         self._config = config or CellConfig()
         self._mailbox: deque[Envelope] = deque()
-        self._wake = asyncio.Event()
+        self._is_woken = False
+        self._waiter: asyncio.Future[None] | None = None  # while it sleeps
         self._timer: Timer | None = None
         self._timer_due_ms = 0
+        self._due_ms: int | None = None  # when the actor wants its next turn, as it said at the end of the last one
         self._turned_ms = 0  # the wall clock at the last turn
         self._stall: StoreError | None = None
         self._failures: deque[int] = deque()
@@ -120,7 +122,7 @@ class Cell:
         elif depth >= self._config.mailbox_capacity:
             raise MailboxFullError(self.address, self._config.mailbox_capacity)
         self._mailbox.append(envelope)
-        self._wake.set()
+        self._wake()
 
     def __len__(self) -> int:
         return len(self._mailbox)
@@ -133,7 +135,7 @@ class Cell:
     @property
     def is_idle(self) -> bool:
         """Tell whether it has started, nothing waits and nothing is being committed or read."""
-        return self._idle and not self._mailbox and not self._reads and not self._wake.is_set()
+        return self._idle and not self._mailbox and not self._reads and not self._is_woken
 
     # -- life ----------------------------------------------------------------------------------------------------------
 
@@ -159,19 +161,20 @@ class Cell:
         await self._turn(actor, journal, [], starting=True)
         mailbox = self._mailbox
         while mailbox or not self._retiring:
-            if mailbox or self._due(actor):
+            if mailbox or self._is_due():
                 await asyncio.sleep(0)  # an actor without a journal must not keep the loop to itself
             else:
-                self._arm(actor)
+                self._arm()
                 self._idle = True
-                await self._wake.wait()
+                if not self._is_woken:
+                    await self._sleep()
                 self._idle = False
-            self._wake.clear()
+            self._is_woken = False
             if self._read_error is not None:
                 await self._failed([], None, self._read_error)
             limit = 1 if self._careful else self._config.drain_max
             batch = [mailbox.popleft() for _ in range(min(limit, len(mailbox)))]
-            if batch or self._due(actor):
+            if batch or self._is_due():
                 await self._turn(actor, journal, batch)
                 if self._careful:
                     self._careful -= len(batch)
@@ -181,7 +184,22 @@ class Cell:
     def retire(self) -> None:
         """End the actor once it has handled what waits in its mailbox. Nothing more is delivered by then."""
         self._retiring = True
-        self._wake.set()
+        self._wake()
+
+    def _wake(self) -> None:
+        """Let it look at what there is."""
+        self._is_woken = True
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    async def _sleep(self) -> None:
+        """Wait for the next call of `_wake`; an event would keep a list of waiters, where there is one."""
+        self._waiter = asyncio.get_running_loop().create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
 
     def refuse_waiting(self, error: UnavailableError) -> None:
         """Answer the requests that wait in the mailbox of an actor that has ended: nothing of them was done. Not for an
@@ -191,16 +209,16 @@ class Cell:
             if envelope.request:
                 self._bus.send(Envelope(envelope.sender, Refusal.of(error), self.address, envelope.request))
 
-    def _due(self, actor: Actor[Any]) -> bool:
+    def _is_due(self) -> bool:
         """Tell whether the actor wants a turn: it is due, or the clock was set back and its intervals must know."""
-        due = actor.due_ms()
+        due = self._due_ms
         if due is None:
             return False
         now_ms = self._clock.now_ms()
         return due <= now_ms or now_ms <= self._turned_ms - SET_BACK_MS
 
-    def _arm(self, actor: Actor[Any]) -> None:
-        due = actor.due_ms()
+    def _arm(self) -> None:
+        due = self._due_ms
         if self._timer is not None:
             if due == self._timer_due_ms:
                 return
@@ -216,7 +234,7 @@ class Cell:
 
     def _on_timer(self) -> None:
         self._timer = None
-        self._wake.set()
+        self._wake()
 
     async def _turn(
         self, actor: Actor[Any], journal: Journal | None, batch: list[Envelope], *, starting: bool = False
@@ -252,6 +270,7 @@ class Cell:
                 busy["timers"] = busy.get("timers", 0) + at - before
             current = batch[0] if batch and self._careful else None  # alone, so what follows is its own doing
             actor.end_turn(turn)
+            self._due_ms = actor.due_ms()
             busy["finish"] = busy.get("finish", 0) + mono_ns() - at
             if turn.changes:
                 assert journal is not None
@@ -318,7 +337,7 @@ class Cell:
             else:
                 self._mailbox.append(Envelope(self.address, answer, _STORE))  # asked for, so never refused
                 break
-        self._wake.set()
+        self._wake()
 
     def _forget_read(self, task: asyncio.Task[None]) -> None:
         self._reads.pop(task, None)

@@ -20,6 +20,7 @@ _TIME_SHIFT = 22
 _SEQUENCE_MASK = (1 << _SHARD_SHIFT) - 1
 MAX_ID = (1 << 63) - 1
 _DIGITS = "0123456789abcdefghjkmnpqrstvwxyz"
+_PAIRS: Final = [high + low for high in _DIGITS for low in _DIGITS]
 _VALUES: Final = {digit: value for value, digit in enumerate(_DIGITS)}
 
 
@@ -77,7 +78,11 @@ def time_of_ms(task_id: int) -> int:
 
 def to_text(task_id: int) -> str:
     """Return the 13 characters people see."""
-    return "".join([_DIGITS[task_id >> shift & 31] for shift in range(60, -1, -5)])
+    pairs = _PAIRS
+    return (
+        f"{_DIGITS[task_id >> 60 & 31]}{pairs[task_id >> 50 & 1023]}{pairs[task_id >> 40 & 1023]}"
+        f"{pairs[task_id >> 30 & 1023]}{pairs[task_id >> 20 & 1023]}{pairs[task_id >> 10 & 1023]}{pairs[task_id & 1023]}"
+    )
 
 
 def from_text(text: str) -> int:

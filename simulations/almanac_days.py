@@ -89,11 +89,9 @@ def is_within(calendar: Calendar, local: datetime) -> bool:
 def is_easter(day: date) -> bool:
     """Say whether this is Easter Sunday: the first one after the full moon of the church, which is the first since 21 March.
 
-    Source: the epacts of the Gregorian calendar, as the canons of Clavius state them (1603), not one of the short formulas.
+    Source: Knuth, The Art of Computer Programming, 1.3.2, exercise 14: the epacts of Clavius, not one of the short formulas.
     """
-    if day.isoweekday() != 7 or not 3 <= day.month <= 4:
-        return False
-    return any(_is_paschal_moon(day - timedelta(days=before)) for before in range(1, 8))
+    return day.isoweekday() == 7 and any(_is_paschal_moon(day - timedelta(days=before)) for before in range(1, 8))
 
 
 def _is_paschal_moon(day: date) -> bool:
@@ -102,9 +100,8 @@ def _is_paschal_moon(day: date) -> bool:
     epact = (11 * golden + 20 + moon - without_leap_day) % 30
     if epact == 24 or (epact == 25 and golden > 11):
         epact += 1
-    return any(day == date(day.year, 3, 1) + timedelta(days=43 - epact + month) for month in (0, 30)) and not any(
-        date(day.year, 3, 21) <= earlier < day for earlier in (date(day.year, 3, 1) + timedelta(days=43 - epact),)
-    ) and day >= date(day.year, 3, 21)
+    full = 44 - epact  # counted from the last of February
+    return day == date(day.year, 3, 1) + timedelta(days=(full if full >= 21 else full + 30) - 1)
 
 
 def _is_nth(day: date, month: int, weekday: int, number: int) -> bool:

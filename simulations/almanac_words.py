@@ -1,14 +1,14 @@
 """What a cron expression says of a day and of a time, tested value by value: the words of the reference calendar.
 
 Each item of a field is a question to one value ("is 14 among 10-40/5?"), each special word a question to one date, and a
-pattern asks every minute of the day once. Nothing is computed ahead, so there is little here that could be wrong in the same
-way as in the scheduler, with which it shares no code.
+pattern asks them about every hour and minute once. Nothing is computed ahead, so there is little here that could be wrong in
+the same way as in the scheduler, with which it shares no code.
 
-- Numbers, names (`mon`, `JAN`), `*`, `?` (the same), lists, ranges, ranges that wrap (`fri-mon`, `22-2`), steps from the start
-  of a range (`*/5`, `10-40/5`; `10/5` goes to the end of the field). Weekdays count from Sunday, which is 0 and 7.
-- Days of the month: `L` the last, `L-3` three before it, `15W` the weekday nearest to the 15th within the month, `LW` the last
-  weekday. Days of the week: `6L` the last Saturday of the month, `6#3` its third.
-- Days of the month and of the week are joined by *or*, unless one of the two fields begins with `*` or is `?`: then by *and*.
+- Numbers, names (`mon`, `JAN`), `*`, `?` (the same), lists, ranges, ranges that wrap (`fri-mon`, `22-2`), steps from the
+  start of a range (`*/5`, `10-40/5`; `10/5` goes to the end of the field). Weekdays count from Sunday, which is 0 and 7.
+- Days of the month: `L` the last, `L-3` three before it, `15W` the weekday nearest to the 15th within the month, `LW` the
+  last weekday. Days of the week: `6L` the last Saturday of the month, `6#3` its third.
+- Days of the month and of the week are joined by *or*; by *and* where one of the two fields begins with `*` or is `?`.
 """
 
 from __future__ import annotations
@@ -64,7 +64,9 @@ class Pattern:
         second, minute, hour, self._dom, month, self._dow, year = words
         asks_second, asks_minute, asks_hour = _field(second, 0, 59), _field(minute, 0, 59), _field(hour, 0, 23)
         self.seconds = [each for each in range(60) if asks_second(each)]
-        self.minutes = [each for each in range(24 * 60) if asks_hour(each // 60) and asks_minute(each % 60)]
+        self.minutes = [
+            60 * hour + minute for hour in range(24) if asks_hour(hour) for minute in range(60) if asks_minute(minute)
+        ]
         self.is_every_hour = all(asks_hour(each) for each in range(24))
         self._month = _field(month, 1, 12, MONTHS)
         self._year = _field(year, FIRST_YEAR, LAST_YEAR)
@@ -143,8 +145,8 @@ def _day_of_month(text: str) -> AsksDate:
     if text == "L":
         return lambda day: days_left(day) == 0
     if text == "LW":
-        return lambda day: day.isoweekday() <= 5 and all(
-            (day + ahead * _DAY).isoweekday() > 5 for ahead in range(1, days_left(day) + 1)
+        return lambda day: (
+            day.isoweekday() <= 5 and all((day + ahead * _DAY).isoweekday() > 5 for ahead in range(1, days_left(day) + 1))
         )
     if text.startswith("L-"):
         ahead = _number(text[2:], 0, 30, ())
@@ -165,7 +167,7 @@ def _day_of_week(text: str) -> AsksDate:
         weekday, number = _weekday(name), _number(nth, 1, 5, ())
         return lambda day: cron_weekday(day) == weekday and (day.day + 6) // 7 == number
     span, slash, step = text.partition("/")
-    if span.endswith("-7") and span != "7-7" and not span.startswith("7"):
+    if span.endswith("-7") and not span.startswith("7"):
         # Up to Sunday, written as 7: one more value than the week has days, of which the last is the first.
         asks = _item(text, 0, 7, DAYS)
         return lambda day: asks(cron_weekday(day)) or (cron_weekday(day) == 0 and asks(7))

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ..actors.addresses import slot_of_address
 from ..actors.wire import decode, encode
 from ..runtime.bus import Envelope, Receiver, Refusal, Resolver
 from ..runtime.cell import Cell
@@ -33,6 +32,7 @@ class SimBus:
         self._broadcasts: dict[str, list[Receiver]] = {}
         self._takers: dict[str, Taker] = {}
         self._hosts: dict[int, Resolver] = {}
+        self._known: dict[str, Receiver] = {}  # found before, until it is unbound or ends
         self._reply_address = f"reply.{process.name}.{process.boot}"
         self._requests = Requests()
         self._counts: dict[str, int] = {}
@@ -47,6 +47,7 @@ class SimBus:
             self._broadcasts.setdefault(address, []).append(receiver)
         else:
             self._receivers[address] = receiver
+            self._known.pop(address, None)
         if not self._process.is_dead:
             self._network.listen(self._network.bound, address, self._process)
 
@@ -58,15 +59,18 @@ class SimBus:
                 return
         self._broadcasts.pop(address, None)
         self._receivers.pop(address, None)
+        self._known.pop(address, None)
         self._network.ignore(self._network.bound, address, self._process)
 
     def host(self, slot: int, resolve: Resolver) -> None:
         self._hosts[slot] = resolve
+        self._known.clear()
         if not self._process.is_dead:
             self._network.listen(self._network.hosts, slot, self._process)
 
     def leave(self, slot: int) -> None:
         self._hosts.pop(slot, None)
+        self._known.clear()
         self._network.ignore(self._network.hosts, slot, self._process)
 
     def bind_frames(self, address: str, taker: Taker) -> None:
@@ -107,16 +111,15 @@ class SimBus:
     def _carry(self, to: str, data: bytes, sender: str, request: int, count: int, what: str) -> None:
         process, network = self._process, self._network
         listeners = network.listeners(to)
-        names: list[str] = []
+        names = [listener.name for listener in listeners]
         moments: list[int] = []
         for listener in listeners:
-            names.append(listener.name)
-            bus = listener.bus
-            assert bus is not None
             if listener is process:  # at once, as a bus in memory does
                 moments.append(0)
-                bus.arrive(to, data, sender, request, count, process)
+                self.arrive(to, data, sender, request, count, process)
             else:
+                bus = listener.bus
+                assert bus is not None
                 moments.append(network.carry(process, listener, bus.arrive, to, data, sender, request, count, process))
         if what != "NodeBeat":
             process.note("send", to=to, msg=what, src=sender, rx=names, at=moments)
@@ -146,32 +149,41 @@ class SimBus:
 
     # -- arriving ----------------------------------------------------------------------------------------------------
 
+    def _find(self, to: str) -> Receiver | None:
+        """Return who is bound to an address, or the actor of a slot that is hosted here."""
+        receiver = self._receivers.get(to)
+        if receiver is None:
+            slot = self._network.slot_of(to)
+            resolve = self._hosts.get(slot) if slot is not None else None
+            receiver = resolve(to) if resolve is not None else None
+        if receiver is not None:
+            self._known[to] = receiver
+        return receiver
+
     def arrive(
         self, to: str, data: bytes, sender: str, request: int, count: int, source: Process, *, is_copy: bool = False
     ) -> None:  # fmt: skip
         """Take what came, in this process's lane. A copy that cannot be delivered is not refused: the other one was."""
-        broadcast = self._broadcasts.get(to)
-        if broadcast is not None:
-            envelope = Envelope(to, decode(data), sender, request)
-            for listener in list(broadcast) if len(broadcast) > 1 else broadcast:
-                listener.deliver(envelope)
-            return
-        if to == self._reply_address:
-            self._requests.answer(request, data if count == -1 else decode(data))
-            return
-        taker = self._takers.get(to)
-        if taker is not None:
-            taker(data, sender, request, source)
-            return
-        if count < 1:  # a frame of another protocol, and whoever took those has gone
-            if request and not is_copy:
-                self.send(Envelope(sender, Refusal.of(NoSuchActorError(to)), to, request))
-            return
-        receiver = self._receivers.get(to)
+        receiver = self._known.get(to)
         if receiver is None:
-            slot = slot_of_address(to, self._network.slots)
-            resolve = self._hosts.get(slot) if slot is not None else None
-            receiver = resolve(to) if resolve is not None else None
+            broadcast = self._broadcasts.get(to)
+            if broadcast is not None:
+                envelope = Envelope(to, decode(data), sender, request)
+                for listener in list(broadcast) if len(broadcast) > 1 else broadcast:
+                    listener.deliver(envelope)
+                return
+            if to == self._reply_address:
+                self._requests.answer(request, data if count == -1 else decode(data))
+                return
+            taker = self._takers.get(to)
+            if taker is not None:
+                taker(data, sender, request, source)
+                return
+            if count < 1:  # a frame of another protocol, and whoever took those has gone
+                if request and not is_copy:
+                    self.send(Envelope(sender, Refusal.of(NoSuchActorError(to)), to, request))
+                return
+            receiver = self._find(to)
         envelope = Envelope(to, decode(data), sender, request)
         try:
             if receiver is None:
@@ -189,4 +201,3 @@ class SimBus:
                     len(receiver), receiver.capacity,
                 )
             )  # fmt: skip
-

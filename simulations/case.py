@@ -228,7 +228,85 @@ class Purge(_Part, frozen=True, tag="purge"):
     older_ms: int = 10_000
 
 
-Work = Submit | Cancel | Retry | SetQueue | SetTenant | Scale | RollingRestart | Purge
+# -- work with schedules; instants a rule names are milliseconds since the run began, on a clock that is right ----------
+
+
+class PutSchedule(_Part, frozen=True, tag="put_schedule"):
+    """Create or change a schedule. The fields of its rule are those of `actors.rules.Rule`, those of its policy those of
+    `actors.schedule_messages.ScheduleSpec`; what its tasks do is said as in `Submit`."""
+
+    at_ms: int
+    name: str
+    cron: str = ""
+    every_ms: int = 0
+    after_ms: int = 0
+    moments: list[int] = []
+    anchor_ms: int = 0
+    zone: str = "UTC"
+    dst_gap: str = "shift"
+    dst_overlap: str = "first"
+    starts_ms: int = 0
+    ends_ms: int = 0
+    limit: int = 0
+    calendar: str = ""
+    excluded: str = "skip"
+    jitter_ms: int = 0
+    precision: str = "normal"
+    overlap: str = "skip"
+    missed: str = "skip"
+    grace_ms: int = 60_000
+    max_lateness_ms: int = 0
+    max_catchup: int = 100
+    pause_after: int = 0
+    priority: int = 5
+    mode: str = "replace"
+    tenant: str = "acme"
+    queue: str = "default"
+    acts: list[str] = msgspec.field(default_factory=lambda: ["ok"])
+    takes_ms: int = 20
+    effects: int = 1
+    max_attempts: int = 3
+    timeout_ms: int = 10_000
+
+
+class CommandSchedule(_Part, frozen=True, tag="command_schedule"):
+    """`action`: pause, resume, trigger, delete. `missed`: of a resumption; `overlap`: of a trigger."""
+
+    at_ms: int
+    name: str
+    action: str
+    missed: str = ""
+    overlap: str = ""
+    tenant: str = "acme"
+
+
+class SetCalendar(_Part, frozen=True, tag="set_calendar"):
+    """Create or change a shared calendar. `dates`: as in `actors.rules.Calendar`, and `hours`, `weekdays` as well."""
+
+    at_ms: int
+    name: str
+    dates: list[str] = []
+    weekdays: list[int] = []
+    hours: list[tuple[int, int]] = []
+    zone: str = ""
+    tenant: str = "acme"
+
+
+class Backfill(_Part, frozen=True, tag="backfill"):
+    """Fire the ticks of a schedule in a window that is past. `from_ms`, `until_ms`: before now."""
+
+    at_ms: int
+    name: str
+    from_ms: int
+    until_ms: int = 0
+    reprocess: str = "none"
+    concurrency: int = 1
+    is_backwards: bool = False
+    tenant: str = "acme"
+
+
+ScheduleWork = PutSchedule | CommandSchedule | SetCalendar | Backfill
+Work = Submit | Cancel | Retry | SetQueue | SetTenant | Scale | RollingRestart | Purge | ScheduleWork
 
 
 class Timings(_Part, frozen=True):

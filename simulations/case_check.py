@@ -11,7 +11,8 @@ from typing import Any, Final
 
 import msgspec
 
-from .case import Case, Crash, CrashAt, InvalidCaseError, Options
+from ..actors.schedule_messages import MISSED, OVERLAPS, REPROCESS
+from .case import Case, CommandSchedule, Crash, CrashAt, InvalidCaseError, Options
 from .points import NAMES
 
 DB: Final = "db"
@@ -21,8 +22,17 @@ _WORDS: Final[dict[str, tuple[str, ...]]] = {
     "point": ("", *NAMES),
     "schedule": ("random", "round_robin", "burst"),
     "synchronous": ("full", "normal"),
+    "dst_gap": ("shift", "skip"),
+    "dst_overlap": ("first", "last", "both"),
+    "excluded": ("skip", "next", "previous"),
+    "precision": ("high", "normal", "low"),
+    "mode": ("create", "replace", "update"),
+    "action": ("pause", "resume", "trigger", "delete"),
+    "overlap": OVERLAPS,
+    "missed": MISSED,
+    "reprocess": REPROCESS,
 }
-_SIGNED: Final = ("by_ms", "start_ms")
+_SIGNED: Final = ("by_ms", "start_ms", "from_ms", "until_ms", "anchor_ms")
 _PER_THOUSAND: Final = ("loss", "duplicate", "reorder", "refused", "unknown")
 _PPM: Final = ("ppm", "drift_ppm")
 _FROM_ONE: Final = ("nth", "slots", "concurrency", "lane_window", "drain_max", "timers_max")
@@ -83,7 +93,8 @@ def _known(at: str, entry: msgspec.Struct, field: str, known: Collection[str]) -
 def _numbers(at: str, entry: msgspec.Struct, *, least: int = 0) -> Iterator[str]:
     for field in entry.__struct_fields__:
         value: Any = getattr(entry, field)
-        if field in _WORDS and isinstance(value, str) and value not in _WORDS[field]:
+        may_be_empty = value == "" and isinstance(entry, CommandSchedule)  # by the schedule's own
+        if field in _WORDS and isinstance(value, str) and value not in _WORDS[field] and not may_be_empty:
             yield f"{field} is {value!r}, expected one of {', '.join(map(repr, _WORDS[field]))} ({at})"
         if not isinstance(value, int) or isinstance(value, bool):
             continue

@@ -10,7 +10,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from .case import Case, Fault, Submit, Work
+from .case import Backfill, Case, CommandSchedule, Fault, PutSchedule, Submit, Work
 
 _INSTANTS: Final = ("at_ms", "for_ms", "down_ms")
 _NAMING: Final = ("ref", "process", "machine", "source", "target", "worker")
@@ -22,6 +22,10 @@ E = TypeVar("E")
 def without_dangling(before: Case, after: Case) -> Case:
     """Return a case without entries that name what was taken away: submissions, workers, nodes."""
     gone = {w.ref for w in before.work if isinstance(w, Submit)} - {w.ref for w in after.work if isinstance(w, Submit)}
+    unput = _schedules(before) - _schedules(after)
+    if unput:
+        work = [w for w in after.work if not (isinstance(w, CommandSchedule | Backfill) and (w.tenant, w.name) in unput)]
+        after = msgspec.structs.replace(after, work=work)
     for field, prefix in _PREFIXES.items():
         fewer, many = getattr(after.options, field), getattr(before.options, field)
         gone |= {f"{prefix}{number}" for number in range(fewer + 1, many + 1)}
@@ -33,6 +37,10 @@ def without_dangling(before: Case, after: Case) -> Case:
         faults=[fault for fault in faults if fault is not None],
         work=[entry for entry in after.work if isinstance(entry, Submit) or not gone & _names(entry)],
     )
+
+
+def _schedules(case: Case) -> set[tuple[str, str]]:
+    return {(entry.tenant, entry.name) for entry in case.work if isinstance(entry, PutSchedule)}
 
 
 def _without_names(fault: Fault, gone: set[str]) -> Fault | None:

@@ -33,7 +33,22 @@ from ..transports import api
 from ..transports.repeats import RETRYABLE
 from .acts import handler_of
 from .bus import SimBus
-from .case import Cancel, Purge, Retry, RollingRestart, Scale, SetQueue, SetTenant, Submit, Work
+from .case import (
+    Backfill,
+    Cancel,
+    CommandSchedule,
+    Purge,
+    PutSchedule,
+    Retry,
+    RollingRestart,
+    Scale,
+    SetCalendar,
+    SetQueue,
+    SetTenant,
+    Submit,
+    Work,
+)
+from .clerk import Clerk
 from .client import SimChannel
 from .history import Commanded, Configured, Submitted
 from .process import Process
@@ -55,6 +70,7 @@ class Driver:
         self._process = process
         self._world: World = process.world
         self._channel = SimChannel(bus, nodes)
+        self.clerk = Clerk(process, self._channel, self._world.options.start_ms)
         self._submitters: dict[str, Submitter] = {}
         self._refs: dict[str, list[int]] = {}
         self._known: dict[str, None] = {}  # refs that were submitted or given up
@@ -71,9 +87,11 @@ class Driver:
 
     async def _do(self, entry: Work, wait_s: float) -> None:
         await asyncio.sleep(wait_s)
-        doing: dict[type, Callable[[Any], Awaitable[None]]] = {
+        doing: dict[type, Callable[[Any], Awaitable[object]]] = {
             Submit: self._submit, Cancel: self._cancel, Retry: self._retry, SetQueue: self._set_queue,
             SetTenant: self._set_tenant, Scale: self._scale, RollingRestart: self._rolling_restart, Purge: self._purge,
+            PutSchedule: self.clerk.put, CommandSchedule: self.clerk.command, SetCalendar: self.clerk.calendar,
+            Backfill: self.clerk.backfill,
         }  # fmt: skip
         self._world.count(f"work.{type(entry).__name__}")
         await doing[type(entry)](entry)

@@ -6,12 +6,14 @@ code under test. `at_ns` is simulated time; instants named `_ms` are wall-clock 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
 from ..actors.messages import Kind, LedgerEntry, TaskSpec
 from ..actors.rows import ShardChanges, TaskRow
+from ..actors.schedule_messages import ScheduleSpec
 
 
 class Observation(msgspec.Struct, frozen=True):
@@ -89,6 +91,31 @@ class Configured(Observation, frozen=True):
     name: str
     outcome: str
     limits: dict[str, int]
+
+
+class ScheduleAsked(Observation, frozen=True):
+    """A client asks something of a schedule: from now on it may happen, at any time until there is an answer, and at any
+    time at all if there is none. `command`: put, pause, resume, trigger, delete, backfill, calendar; `missed`, `overlap`: as
+    asked for; `spec`: of a put."""
+
+    number: int  # of the request, from 1
+    client: str
+    tenant: str
+    name: str
+    command: str
+    missed: str = ""
+    overlap: str = ""
+    spec: ScheduleSpec | None = None
+
+
+class ScheduleTold(Observation, frozen=True):
+    """What the client was told. `outcome`: ok, refused, or unknown; `word`: of `actors.schedule_messages`, empty unless ok;
+    `id`: of the task of a trigger, or of the backfill that was started, else 0."""
+
+    number: int
+    outcome: str
+    word: str = ""
+    id: int = 0
 
 
 class BodyStarted(Observation, frozen=True):
@@ -193,6 +220,8 @@ class Final(Observation, frozen=True):
     queues: dict[str, tuple[int, int]]  # address → (running slots, waiting) as the queue actor believes
     purged: int
     reasons: list[Reason]
+    schedules: dict[int, tuple[int, int, bytes]] = {}  # id → (revision, next_ms, state)
+    ticks: dict[tuple[int, int, int], tuple[int, int]] = {}  # (schedule, tick_ms, source) → (task, outcome)
 
 
 class Violation(msgspec.Struct, frozen=True):
@@ -221,6 +250,11 @@ class Oracle:
 
     def see(self, seen: Observation) -> None:
         """Take one observation."""
+
+    def steps_for(self, kind: type[Observation]) -> list[Callable[[Any], None]]:
+        """Return what `see` calls for an observation of that kind, in order. What several oracles share, and name alike
+        here, is called once for all of them."""
+        return [self.see] if self.kinds is None or kind in self.kinds else []
 
     def end(self, final: Final) -> None:
         """Take the end of the run."""

@@ -29,6 +29,7 @@ T = TypeVar("T")
 NS: Final = 1_000_000_000
 MS: Final = 1_000_000
 _INSTANT_MAX: Final = 200_000  # steps without any time passing
+_STEPS_MAX: Final = 1 << 62
 
 
 class SimulationError(FoliotError):
@@ -178,10 +179,19 @@ class SimLoop(asyncio.BaseEventLoop):
         """Run a callback in a lane, from outside of it."""
         self._enqueue(Step(lane, callback, args, lane.context, self.trace.cause))
 
+    def call_in(self, lane: Lane, callback: Callable[[], None]) -> None:
+        """Call something now, on behalf of a lane: what it makes ready runs there."""
+        before, self.lane = self.lane, lane
+        try:
+            callback()
+        finally:
+            self.lane = before
+
     def at(self, moment_ns: int, lane: Lane, callback: Callable[..., Any], *args: Any) -> Step:
         """Run a callback in a lane at a moment of simulated time."""
         step = Step(lane, callback, args, lane.context, self.trace.cause)
-        self._set_timer(moment_ns, step)
+        self._sequence += 1
+        heappush(self._heap, (moment_ns, self._sequence, step))
         return step
 
     def spawn(self, lane: Lane, coro: Coroutine[Any, Any, T], *, name: str) -> SimTask[T]:
@@ -232,28 +242,34 @@ class SimLoop(asyncio.BaseEventLoop):
 
     def _run_steps(self, done: Callable[[], bool], until_ns: int | None, steps_max: int) -> None:
         ready, trace = self._ready_lanes, self.trace
+        at = 0
         deep = trace.level >= STEPS
-        last_instant = self.steps + _INSTANT_MAX
+        steps_max = steps_max or _STEPS_MAX
+        bound = min(self.steps + _INSTANT_MAX, steps_max)
         while not done():
-            if not ready:
+            count = len(ready)
+            if count:
+                at = self._choose(count) if count > 1 else 0
+                lane = ready[at]
+                queue = lane.queue
+                if not queue or lane.blocks:  # paused, or killed, since it got its place
+                    self._leave_ready(at)
+                    continue
+                step = queue.popleft()
+                if step.is_cancelled:
+                    continue
+            else:
                 if self.on_quiet is not None:
                     self.on_quiet()
                     if ready:
                         continue
-                self._next_instant(until_ns)
-                last_instant = self.steps + _INSTANT_MAX
-                continue
-            at = self._choose(len(ready)) if len(ready) > 1 else 0
-            lane = ready[at]
-            queue = lane.queue
-            if lane.blocks or not queue:  # paused, or killed, since it got its place
-                self._leave_ready(at)
-                continue
-            step = queue.popleft()
-            if not queue:
-                self._leave_ready(at)
-            if step.is_cancelled:
-                continue
+                alone = self._next_instant(until_ns)
+                bound = self.steps + _INSTANT_MAX
+                if bound > steps_max:
+                    bound = steps_max
+                if alone is None:
+                    continue
+                step, lane = alone, alone.lane
             self.lane = lane
             trace.cause = step.cause
             self.steps += 1
@@ -265,12 +281,14 @@ class SimLoop(asyncio.BaseEventLoop):
                 raise
             except BaseException as error:
                 self.on_error(lane, type(error).__name__, f"{name_of(step.callback)}: {error}")
+            if count and not queue:
+                self._leave_ready(at)
             if lane.step_ns:
                 self._spend(lane)
-            if self.steps > last_instant:
+            if self.steps > bound:
+                if self.steps > steps_max:
+                    raise SimulationError(f"more than {steps_max} steps at {self.now_ns // MS} ms; expected the run to end")
                 raise LivelockError(lane.name, name_of(step.callback), self.now_ns)
-            if steps_max and self.steps > steps_max:
-                raise SimulationError(f"more than {steps_max} steps at {self.now_ns // MS} ms; expected the run to end")
 
     def _choose(self, count: int) -> int:
         schedule = self._schedule
@@ -288,26 +306,36 @@ class SimLoop(asyncio.BaseEventLoop):
         if at < len(ready):
             ready[at] = last
 
-    def _next_instant(self, until_ns: int | None) -> None:
+    def _next_instant(self, until_ns: int | None) -> Step | None:
+        """Go on to the next instant at which something is due. Returns: the step that is, if it is the only one; more of
+        them join the queues of their lanes."""
         heap = self._heap
         while heap and heap[0][2].is_cancelled:
             heappop(heap)
         if not heap:
             raise DeadlockError(self.pending())
-        moment_ns = max(heap[0][0], self.now_ns)
-        if until_ns is not None and moment_ns > until_ns:
+        moment_ns = heap[0][0]
+        if moment_ns <= self.now_ns:
+            moment_ns = self.now_ns
+        elif until_ns is not None and moment_ns > until_ns:
             raise SimulationError(f"the run went beyond {until_ns // MS} ms; expected it to end")
-        self.now_ns = moment_ns
-        while heap and heap[0][0] <= moment_ns:
-            step = heappop(heap)[2]
+        else:
+            self.now_ns = moment_ns
+        step = heappop(heap)[2]
+        is_alone = not heap or heap[0][0] > moment_ns
+        while True:
+            lane = step.lane
             if step.is_cancelled:
-                continue
-            if not step.mono_ns:
-                self._enqueue(step)
-            elif step.lane.watch.mono_ns(moment_ns) < step.mono_ns:  # its clock was changed meanwhile
-                self._set_timer(step.lane.watch.moment_of(step.mono_ns), step)
+                pass
+            elif step.mono_ns and lane.watch.mono_ns(moment_ns) < step.mono_ns:  # its clock was changed meanwhile
+                self._set_timer(lane.watch.moment_of(step.mono_ns), step)
+            elif is_alone and not lane.blocks and not lane.is_dead:
+                return step
             else:
                 self._enqueue(step)
+            if is_alone or not heap or heap[0][0] > moment_ns:
+                return None
+            step = heappop(heap)[2]
 
     def _spend(self, lane: Lane) -> None:
         """A step took its time: the lane may go on after it."""
@@ -358,8 +386,12 @@ class SimLoop(asyncio.BaseEventLoop):
         return self.lane.watch.mono_ns(self.now_ns) / NS
 
     def call_soon(self, callback: Any, *args: Any, context: Context | None = None) -> Any:
-        step = Step(self.lane, callback, args, context or copy_context(), self.trace.cause)
-        self._enqueue(step)
+        lane = self.lane
+        step = Step(lane, callback, args, copy_context() if context is None else context, self.trace.cause)
+        if lane._is_ready and not lane.is_dead:
+            lane.queue.append(step)
+        else:
+            self._enqueue(step)
         return step
 
     def call_soon_threadsafe(self, callback: Any, *args: Any, context: Context | None = None) -> Any:
@@ -374,7 +406,7 @@ class SimLoop(asyncio.BaseEventLoop):
 
     def _call_at_ns(self, mono_ns: int | None, callback: Any, args: tuple[Any, ...], context: Context | None) -> Step:
         lane = self.lane
-        step = Step(lane, callback, args, context or copy_context(), self.trace.cause)
+        step = Step(lane, callback, args, copy_context() if context is None else context, self.trace.cause)
         if mono_ns is not None:  # else it never comes
             step.mono_ns = mono_ns
             self._set_timer(lane.watch.moment_of(mono_ns), step)

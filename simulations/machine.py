@@ -28,11 +28,18 @@ class Machine(Stopwatch):
         self._wall_ns = wall_ns
         self._ppm = ppm
         self._is_frozen = False
+        self.mono_ahead_ns: int | None = None
+        """How far the monotonic clock is ahead of simulated time; None: that changes."""
+        self.wall_ahead_ns: int | None = None
+        """The same of the wall clock."""
         self._timers: dict[WallTimer, None] = {}  # pending, in order of setting
+        self._look_ahead()
 
     def mono_ns(self, now_ns: int) -> int:
         passed = now_ns - self._at_ns
-        return self._mono_ns + passed + passed * self._ppm // _MILLION
+        if self._ppm:
+            passed += passed * self._ppm // _MILLION
+        return self._mono_ns + passed
 
     def moment_of(self, mono_ns: int) -> int:
         return self._first(self.mono_ns, mono_ns, mono_ns - self._mono_ns)
@@ -42,7 +49,15 @@ class Machine(Stopwatch):
         if self._is_frozen:
             return self._wall_ns
         passed = now_ns - self._at_ns
-        return self._wall_ns + passed + passed * self._ppm // _MILLION
+        if self._ppm:
+            passed += passed * self._ppm // _MILLION
+        return self._wall_ns + passed
+
+    def apart_ns(self) -> int:
+        """Return how far the wall clock is ahead of the monotonic one; they run alike unless it stands still."""
+        if self._is_frozen:
+            return self._wall_ns - self.mono_ns(self._loop.now_ns)
+        return self._wall_ns - self._mono_ns
 
     def moment_of_wall(self, wall_ns: int) -> int | None:
         """Return the first moment at which the wall clock reads at least that if nobody sets it; None while it stands."""
@@ -52,7 +67,8 @@ class Machine(Stopwatch):
 
     def _first(self, reading: Callable[[int], int], target: int, ahead: int) -> int:
         if not self._ppm:
-            return max(self._at_ns + ahead, self._loop.now_ns)
+            moment, now_ns = self._at_ns + ahead, self._loop.now_ns
+            return moment if moment > now_ns else now_ns
         moment = self._at_ns + ahead * _MILLION // (_MILLION + self._ppm)
         while reading(moment) < target:
             moment += 1
@@ -64,30 +80,40 @@ class Machine(Stopwatch):
         """Set the wall clock forward or back."""
         self._rebase()
         self._wall_ns += by_ns
+        self._look_ahead()
         self._look_again()
 
     def freeze(self) -> None:
         """Let the wall clock stand still."""
         self._rebase()
         self._is_frozen = True
+        self._look_ahead()
         self._look_again()
 
     def unfreeze(self) -> None:
         """Let the wall clock go on from where it stands."""
         self._rebase()
         self._is_frozen = False
+        self._look_ahead()
         self._look_again()
 
     def drift(self, ppm: int) -> None:
         """Let both clocks run that much faster, in parts per million."""
         self._rebase()
         self._ppm = ppm
+        self._look_ahead()
         self._look_again()
 
     def _rebase(self) -> None:
         now_ns = self._loop.now_ns
         self._mono_ns, self._wall_ns = self.mono_ns(now_ns), self.wall_ns(now_ns)
         self._at_ns = now_ns
+
+    def _look_ahead(self) -> None:
+        """The clocks were changed: say by how much they are ahead from now on."""
+        is_even = not self._ppm
+        self.mono_ahead_ns = self._mono_ns - self._at_ns if is_even else None
+        self.wall_ahead_ns = self._wall_ns - self._at_ns if is_even and not self._is_frozen else None
 
     def _look_again(self) -> None:
         for timer in list(self._timers):
@@ -105,7 +131,8 @@ class WallTimer:
 
     As the real one it waits on the monotonic clock and looks at the wall clock every ten seconds: a clock that was set is
     noticed at the next look, and if it was set back by a second or more, the call is made then. Those looks cost nothing
-    here while nobody sets the clock.
+    here while nobody sets the clock. A timer that is over lets go of its step: nothing is collected during a run, so the two
+    may not keep each other.
     """
 
     __slots__ = ("_apart_ns", "_callback", "_lane", "_loop", "_machine", "_moment_ns", "_set_ns", "_step", "_when_ns")
@@ -117,14 +144,15 @@ class WallTimer:
         self._when_ns = when_ns
         self._callback = callback
         self._set_ns = loop.now_ns
-        self._apart_ns = self._apart()
+        self._apart_ns = machine.apart_ns()
         machine.add(self)
         moment_ns = machine.moment_of_wall(when_ns)
         self._arm(loop.now_ns + _LOOK_NS if moment_ns is None else moment_ns)
 
     def look_again(self) -> None:
         """The wall clock was changed: it looks as soon as it would have."""
-        self._step.cancel()
+        if self._step is not None:
+            self._step.cancel()
         if self._lane.is_dead:
             self._machine.discard(self)
             return
@@ -132,25 +160,24 @@ class WallTimer:
         self._arm(min(self._set_ns + looks * _LOOK_NS, self._moment_ns))
 
     def _arm(self, moment_ns: int) -> None:
-        self._moment_ns = max(moment_ns, self._loop.now_ns)
-        self._step: Step = self._loop.at(self._moment_ns, self._lane, self._fire)
+        self._moment_ns = moment_ns
+        self._step: Step | None = self._loop.at(moment_ns, self._lane, self._fire)
 
     def _fire(self) -> None:
         missing_ns = self._when_ns - self._machine.wall_ns(self._loop.now_ns)
-        was_set_back = self._apart() <= self._apart_ns - SET_BACK_MS * MS
+        was_set_back = self._machine.apart_ns() <= self._apart_ns - SET_BACK_MS * MS
         if missing_ns > 0 and not was_set_back:
             self._arm(self._loop.now_ns + min(max(missing_ns, MS), _LOOK_NS))
             return
         self._machine.discard(self)
+        self._step = None
         self._callback()
-
-    def _apart(self) -> int:
-        now_ns = self._loop.now_ns
-        return self._machine.wall_ns(now_ns) - self._machine.mono_ns(now_ns)
 
     def cancel(self) -> None:
         self._machine.discard(self)
-        self._step.cancel()
+        if self._step is not None:
+            self._step.cancel()
+            self._step = None
 
 
 class SimClock:
@@ -161,10 +188,12 @@ class SimClock:
         self._loop = loop
 
     def now_ms(self) -> int:
-        return self._machine.wall_ns(self._loop.now_ns) // MS
+        now_ns, ahead_ns = self._loop.now_ns, self._machine.wall_ahead_ns
+        return (self._machine.wall_ns(now_ns) if ahead_ns is None else now_ns + ahead_ns) // MS
 
     def mono_ns(self) -> int:
-        return self._machine.mono_ns(self._loop.now_ns)
+        now_ns, ahead_ns = self._loop.now_ns, self._machine.mono_ahead_ns
+        return self._machine.mono_ns(now_ns) if ahead_ns is None else now_ns + ahead_ns
 
     def call_at_ms(self, when_ms: int, callback: Callable[[], None]) -> Timer:
         return WallTimer(self._machine, self._loop, when_ms * MS, callback)

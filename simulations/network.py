@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .process import Process
 
 _MILLE: Final = 1_000
+_KNOWN_MAX: Final = 4_096  # addresses whose slots are remembered
 LOCAL_NS: Final = 20_000  # between processes of one machine
 RETRANSMIT_NS: Final = 200_000_000  # what a lost packet costs a connection
 
@@ -85,6 +86,7 @@ class Network:
         """By address: the processes that listen there, in order of coming."""
         self.hosts: dict[int, list[Process]] = {}
         """By slot: the processes that host it."""
+        self._slot_of: dict[str, int | None] = {}
         self.sent = self.lost = self.doubled = self.late = 0
 
     # -- who listens -------------------------------------------------------------------------------------------------
@@ -113,8 +115,19 @@ class Network:
         found = self.bound.get(address)
         if found is not None:
             return found
-        slot = slot_of_address(address, self.slots)
+        slot = self.slot_of(address)
         return self.hosts.get(slot, []) if slot is not None else []
+
+    def slot_of(self, address: str) -> int | None:
+        """Return the slot an actor lives in, None for other addresses."""
+        known = self._slot_of
+        try:
+            return known[address]
+        except KeyError:
+            if len(known) >= _KNOWN_MAX:
+                known.clear()
+            slot = known[address] = slot_of_address(address, self.slots)
+            return slot
 
     # -- travelling --------------------------------------------------------------------------------------------------
 
@@ -186,7 +199,12 @@ class Network:
             loop.at(moment_ns, receiver.lane, arrive, *args)
         return moment_ns
 
-    def stream(self, sender: Process, receiver: Process, extra_ns: int, arrive: Callable[[], None]) -> bool:
+    def is_at_hand(self, sender: Process, receiver: Process) -> bool:
+        """Tell whether two processes share a machine that nothing is wrong with."""
+        link = (sender.pairs.get(receiver.label) or self._pair(sender, receiver)).link
+        return link.is_plain and link.source == link.target
+
+    def stream(self, sender: Process, receiver: Process, extra_ns: int, arrive: Callable[..., None], *args: Any) -> bool:
         """Bring something over a connection: it comes once and in order, late where the link is bad, or not at all.
         Returns: whether the link is there."""
         pair = sender.pairs.get(receiver.label) or self._pair(sender, receiver)
@@ -202,9 +220,9 @@ class Network:
         moment_ns = max(self._loop.now_ns + delay_ns + extra_ns, pair.stream_ns)
         pair.stream_ns = moment_ns
         if link.holding:
-            link.held.append(lambda: self._loop.post(receiver.lane, arrive))
+            link.held.append(lambda: self._loop.post(receiver.lane, arrive, *args))
         else:
-            self._loop.at(moment_ns, receiver.lane, arrive)
+            self._loop.at(moment_ns, receiver.lane, arrive, *args)
         return True
 
     # -- faults ------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from typing import Any, Final
 from .case import Case
 from .draws import Dice
 from .plan_faults import FaultMaker
-from .plan_options import options_for, with_overrides
+from .plan_options import options_for, with_overrides, zone_at
 from .plan_work import WorkMaker
 from .profiles import ON_ONE_MACHINE, PROFILES, WITHOUT_CLUSTER, Profile, families_of, features_of, profile_of
 
@@ -39,7 +39,7 @@ def plan(seed: int, profile: str = "", **overrides: Any) -> Case:
         profile=kind.name,
         options=options,
         faults=faults.make(families, total),
-        work=WorkMaker(seed, options, features).make(tasks),
+        work=WorkMaker(seed, options, features, zone=zone_at(options.start_ms)).make(tasks),
     )
 
 

@@ -17,11 +17,25 @@ from .profiles import Profile
 _HOUR_MS: Final = 3_600_000
 FARTHEST_MS: Final = 2 * _HOUR_MS  # how far a clock may be off in `hostile_clocks`
 
+CHANGES: Final[tuple[tuple[str, int], ...]] = (
+    ("Europe/Berlin", 1_792_890_000_000),  # 2026-10-25 03:00 is 02:00 again
+    ("Europe/Berlin", 1_806_195_600_000),  # 2027-03-28 02:00 is 03:00
+    ("America/New_York", 1_793_512_800_000),  # 2026-11-01 02:00 is 01:00 again
+    ("America/New_York", 1_805_007_600_000),  # 2027-03-14 02:00 is 03:00
+    ("Australia/Lord_Howe", 1_791_041_400_000),  # 2026-10-04 02:00 is 02:30
+    ("Australia/Lord_Howe", 1_806_764_400_000),  # 2027-04-04 02:00 is 01:30 again
+)
+"""When clocks change, in zones that do it otherwise: cases of the profile `dst` are about these moments."""
+
 _TIMINGS: Final = (
     Timings(),
     Timings(worker_heartbeat_ms=2_000, worker_dead_ms=6_000, node_heartbeat_ms=800, node_dead_ms=2_500, reconcile_ms=3_000),
     Timings(worker_heartbeat_ms=1_000, worker_dead_ms=4_000, reconcile_ms=10_000),
     Timings(node_heartbeat_ms=500, node_dead_ms=1_500, reconcile_ms=5_000),
+)
+
+_UNHURRIED: Final = Timings(
+    worker_heartbeat_ms=30_000, worker_dead_ms=90_000, node_heartbeat_ms=10_000, node_dead_ms=28_000, reconcile_ms=30_000
 )
 
 _SMALL: Final[tuple[tuple[str, tuple[int, ...]], ...]] = (
@@ -71,9 +85,21 @@ def options_for(profile: Profile, dice: Dice) -> Options:
             fields |= {"nodes": dice.pick((3, 3, 4, 5)), "workers": dice.pick((4, 5, 6))}
         case "extremes":
             _draw_bounds(fields, _EXTREME, dice)
+        case "dst":
+            duration_ms = dice.weighted((300_000, 1_200_000, 5_400_000), (6, 3, 1))
+            _, change_ms = dice.pick(CHANGES)
+            start_ms = change_ms - duration_ms * dice.between(20, 70) // 100
+            fields |= {"duration_ms": duration_ms, "start_ms": start_ms, "step_us": 0, "nodes": dice.pick((1, 2, 3))}
+            fields |= {"workers": 2, **({"timings": _UNHURRIED} if duration_ms > _HOUR_MS else {})}
         case "long":
             fields |= {"duration_ms": 600_000, "drift_ppm": dice.pick((0, 20)), "step_us": 0}
     return Options(**fields)
+
+
+def zone_at(start_ms: int) -> str:
+    """Return the zone whose clocks change within three hours of the start of a case of the profile `dst`, empty if none."""
+    near = [zone for zone, change_ms in CHANGES if 0 < change_ms - start_ms < 3 * _HOUR_MS]
+    return near[0] if near else ""
 
 
 def _draw_bounds(fields: dict[str, Any], choices: tuple[tuple[str, tuple[int, ...]], ...], dice: Dice) -> None:

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from .case import Cancel, Options, Purge, Retry, RollingRestart, Scale, SetQueue, SetTenant, Submit, Work
 from .draws import Dice
+from .plan_schedules import ScheduleMaker
 
 BUSY: Final = 75  # per cent of the run's span in which work begins
 QUEUES: Final = ("default", "mail", "reports")
@@ -43,8 +44,10 @@ _BESIDES: Final = ("delays", "priorities", "queues", "tenants", "labels", "costs
 class WorkMaker:
     """Draws work for one case."""
 
-    def __init__(self, seed: int, options: Options, features: Sequence[str]) -> None:
+    def __init__(self, seed: int, options: Options, features: Sequence[str], *, zone: str = "") -> None:
+        """`zone`: in which most schedules tick, empty: in any."""
         self._seed = seed
+        self._zone = zone
         self._options = options
         self._features = features
         self._busy_ms = options.duration_ms * BUSY // 100
@@ -75,12 +78,17 @@ class WorkMaker:
             left -= submit.count
             submits.append(submit)
         work: list[Work] = [*submits, *self._commands(submits)]
-        for feature, maker in (
+        for feature, make in (
             ("pauses", self._pauses), ("queue_limits", self._queue_limits), ("tenant_limits", self._tenant_limits),
             ("retention", self._purges), ("scaling", self._scalings), ("rolling", self._restarts),
         ):  # fmt: skip
             if feature in self._features:
-                work += maker(self._of(feature))
+                work += make(self._of(feature))
+        if "schedules" in self._features:
+            maker = ScheduleMaker(
+                self._seed, self._options, self._features, busy_ms=self._busy_ms, tenants=self._tenants, zone=self._zone
+            )
+            work += maker.make()
         return sorted(work, key=lambda entry: entry.at_ms)
 
     def _of(self, feature: str) -> Dice:

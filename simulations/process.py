@@ -54,7 +54,7 @@ class Process:
     def note(self, kind: str, **fields: Any) -> int:
         """Add an event to the trace."""
         loop = self.world.loop
-        return loop.trace.note(loop.now_ns, self.name, self.boot, kind, **fields)
+        return loop.trace.add(loop.now_ns, self.name, self.boot, kind, fields)
 
     def point(self, name: str) -> bool:
         """Pass a point at which the process may be killed. Returns whether it still lives."""

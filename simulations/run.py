@@ -13,14 +13,16 @@ from typing import Any, Final
 
 import msgspec
 
+from ..actors.schedule_messages import ScheduleState
 from ..sdk.app import Foliot
 from .acts import RETRY_LATER_MS, Witness, acting_app
 from .bus import SimBus
-from .case import Case, SetQueue, SetTenant, Submit
+from .case import Case, PutSchedule, SetQueue, SetTenant, Submit
 from .client import SimChannel
 from .database import empty_database
 from .driver import Driver, given_of
 from .faults import Faults
+from .history import Final as End
 from .history import Healed, Oracle, Violation
 from .journal import logs_into
 from .loop import MS, NS, SimulationError
@@ -37,6 +39,7 @@ _GARBAGE_MAX: Final = 300_000  # objects that were left by runs, before they are
 _PATIENCE: Final = 8
 _REST_NS: Final = 4 * NS
 _STOP_NS: Final = 90 * NS
+_TICKING_NS: Final = 40 * NS  # so long schedules tick on after everything was healed, before they are paused
 
 
 def run(case: Case, *, keep_trace: bool = False, level: int = SEMANTIC, oracles: Sequence[Oracle] | None = None) -> Result:
@@ -134,14 +137,23 @@ class _Run:
         world.loop.trace.note(world.loop.now_ns, "world", 0, "heal")
         world.observe(Healed(world.loop.now_ns, options.heal_ms))
         await self._settle_settings()
+        await self._settle_schedules()
         await self._settle(options.heal_ms * MS)
         before = await self._survey.end(await self._survey.asked_reasons())
         self._tasks = len(before.rows)
+        self._count_ticks(before)
         await self._stop_all()
         final = msgspec.structs.replace(before, at_ns=world.loop.now_ns)
         for watcher in self._watchers:
             watcher.end(final)
         self._note_violations()
+
+    def _count_ticks(self, end: End) -> None:
+        """Count what became of the ticks there are, and of those that there are not."""
+        fired = sum(1 for task_id, _ in end.ticks.values() if task_id)
+        missed = sum(msgspec.msgpack.decode(state, type=ScheduleState).missed for _, _, state in end.schedules.values())
+        for what, count in (("fired", fired), ("left_out", len(end.ticks) - fired), ("missed", missed)):
+            self._world.count(f"tick.{what}", count)
 
     def _build(self) -> None:
         world, case = self._world, self._case
@@ -151,6 +163,8 @@ class _Run:
         for work in case.work:
             if isinstance(work, Submit):
                 costs[work.queue] = max(costs.get(work.queue, 1), work.cost)
+            elif isinstance(work, PutSchedule):
+                costs.setdefault(work.queue, 1)
         queues = [("default", name) for name in costs]
         world.tenants = {work.ref: work.tenant for work in case.work if isinstance(work, Submit)}
 
@@ -195,6 +209,19 @@ class _Run:
             await self._survey.in_process(client, driver.insist(SetQueue(0, name, **fields)))
         for name, fields in tenants.items():
             await self._survey.in_process(client, driver.insist(SetTenant(0, name, **fields)))
+
+    async def _settle_schedules(self) -> None:
+        """Let schedules show for a while that they tick as they should, then pause them, so that work can come to an end."""
+        if not any(isinstance(work, PutSchedule) for work in self._case.work):
+            return
+        loop = self._world.loop
+        await _until(self._world, loop.now_ns + _TICKING_NS)
+        for _ in range(_PATIENCE):
+            client, driver = self._world.programs["client"].process, self._driver
+            if self._is_done and client is not None and driver is not None:
+                await self._survey.in_process(client, driver.clerk.pause_all())
+                return
+            await _until(self._world, loop.now_ns + _TICKING_NS)
 
     async def _settle(self, within_ns: int) -> None:
         """Wait until everything has ended and the cluster is whole; or until nothing has ended for the bound, or until

@@ -273,7 +273,7 @@ class Sim:
         """Let time pass until every task is over, scheduled ones included. Raises: SimTimeoutError."""
         __tracebackhide__ = True
         survey = self._there().survey
-        await self.run_until(_named("everything being over", lambda: not survey.alive()), within)
+        await self.run_until(_named("everything being over", lambda: not survey.any_alive()), within)
 
     async def settle(self, within: Span | None = None) -> None:
         """End all faults, start what is down, make services reliable; then everything has to end within the bound, by

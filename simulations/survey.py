@@ -34,7 +34,7 @@ _ASK_MS: Final = 8_000
 _GIVEN_UP_MS: Final = 10_000  # for whoever is asked and stands still
 _QUEUE_MS: Final = 2_000
 _ERROR_MAX: Final = 300  # characters
-_ALIVE: Final = f"select count(*) from tasks where state < {int(FIRST_FINAL)}"
+_ALIVE: Final = f"select exists (select 1 from tasks where state < {int(FIRST_FINAL)})"
 _ENDED: Final = f"""
 select (select count(*) from tasks where state >= {int(FIRST_FINAL)}) + (select count(*) from attempts where kind > 0)
 """
@@ -59,9 +59,14 @@ class Survey:
 
     # -- what the store says -----------------------------------------------------------------------------------------
 
-    def alive(self) -> int:
-        """Return how many tasks are not over."""
-        [count] = self._world.database.connection.execute(_ALIVE).fetchone()
+    def any_alive(self) -> bool:
+        """Tell whether any task is not over."""
+        [found] = self._world.database.connection.execute(_ALIVE).fetchone()
+        return bool(found)
+
+    def backfilling(self) -> int:
+        """Return how many backfills are not over."""
+        [count] = self._world.database.connection.execute("select count(*) from backfills where is_over = 0").fetchone()
         return int(count)
 
     def ended(self) -> int:
@@ -126,7 +131,7 @@ class Survey:
 
     async def is_whole(self) -> bool:
         """Tell whether every task is over, every shard has one owner, and no queue believes that something runs."""
-        if self.alive() or any(len(names) != 1 for names in self.owners().values()):
+        if self.any_alive() or self.backfilling() or any(len(names) != 1 for names in self.owners().values()):
             return False
         return all(not running for running, _ in (await self.queues()).values())
 
@@ -157,7 +162,7 @@ class Survey:
         counters, recount = database.ledger()
         return End(
             self._world.loop.now_ns, database.task_rows(), dict(database.kinds), database.attempts(), counters, recount,
-            database.epochs(), self.owners(), queues, database.purged(), reasons,
+            database.epochs(), self.owners(), queues, database.purged(), reasons, database.schedules(), database.ticks(),
         )  # fmt: skip
 
     async def in_process(

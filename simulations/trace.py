@@ -37,6 +37,10 @@ class Trace:
 
     def note(self, at_ns: int, process: str, boot: int, kind: str, /, **fields: Any) -> int:
         """Add an event and return its index; what is scheduled from now on in this step has it as its cause."""
+        return self.add(at_ns, process, boot, kind, fields)
+
+    def add(self, at_ns: int, process: str, boot: int, kind: str, fields: dict[str, Any]) -> int:
+        """The same, with the fields as a dictionary."""
         index = self.count
         line = _encode({"i": index, "t": at_ns, "n": process, "b": boot, "k": kind, "c": self.cause, **fields})
         self.count = index + 1

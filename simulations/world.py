@@ -68,7 +68,7 @@ class World:
 
         self.is_over = False
         self._watchers = list(watchers)
-        self._watching: dict[type[Observation], list[Oracle]] = {}
+        self._watching: dict[type[Observation], list[Callable[[Any], None]]] = {}
         self._store_bits: dict[str, Callable[[int], int]] = {}
         self._db_down = 0
         db = self.add_machine(database_on or ("n1" if options.embedded else DB))
@@ -78,14 +78,13 @@ class World:
 
     def observe(self, seen: Observation) -> None:
         """Tell the watchers that want to know."""
-        watchers = self._watching.get(type(seen))
-        if watchers is None:
+        steps = self._watching.get(type(seen))
+        if steps is None:
             kind = type(seen)
-            watchers = self._watching[kind] = [
-                watcher for watcher in self._watchers if watcher.kinds is None or kind in watcher.kinds
-            ]
-        for watcher in watchers:
-            watcher.see(seen)
+            all_steps = [step for watcher in self._watchers for step in watcher.steps_for(kind)]
+            steps = self._watching[kind] = list(dict.fromkeys(all_steps))
+        for step in steps:
+            step(seen)
 
     def count(self, name: str, by: int = 1) -> None:
         """Count something that a run can reach."""
@@ -284,24 +283,29 @@ class World:
 
     def reach_database(self, process: Process, arrive: Callable[[], None], unreachable: Callable[[], None]) -> None:
         """Bring a call to the database: `arrive` runs there, or `unreachable` in the process after a while."""
-        slow_ns = sum(trouble.slow_ms for trouble in self.troubles) * MS + self.options.commit_us * 1_000
-
-        def at_database() -> None:
-            if self._db_down:
-                self.loop.at(self.loop.now_ns + _UNREACHABLE_NS, process.lane, unreachable)
-            elif process.is_dead and self.rng.stream(f"orphan/{process.label}/{self.loop.now_ns}").bits(1):
-                self.count("orphan_call_dropped")
-            else:
-                arrive()
-
-        if self._db_down or not self.network.stream(process, self.db, slow_ns, at_database):
+        slow_ns = self.options.commit_us * 1_000
+        if self.troubles:
+            slow_ns += sum(trouble.slow_ms for trouble in self.troubles) * MS
+        if self._db_down or not self.network.stream(
+            process, self.db, slow_ns, self._at_database, process, arrive, unreachable
+        ):  # fmt: skip
             self.loop.at(self.loop.now_ns + _UNREACHABLE_NS, process.lane, unreachable)
 
+    def _at_database(self, process: Process, arrive: Callable[[], None], unreachable: Callable[[], None]) -> None:
+        if self._db_down:
+            self.loop.at(self.loop.now_ns + _UNREACHABLE_NS, process.lane, unreachable)
+        elif process.is_dead and self.rng.stream(f"orphan/{process.label}/{self.loop.now_ns}").bits(1):
+            self.count("orphan_call_dropped")
+        else:
+            arrive()
+
     def return_from_database(self, process: Process, deliver: Callable[[], None], lost: Callable[[], None]) -> None:
-        """Bring an answer back."""
+        """Bring an answer back; on the same machine it is there at once."""
         if process.is_dead:
             return
-        if not self.network.stream(self.db, process, 0, deliver):
+        if self.network.is_at_hand(self.db, process):
+            self.loop.call_in(process.lane, deliver)
+        elif not self.network.stream(self.db, process, 0, deliver):
             self.loop.at(self.loop.now_ns + _UNREACHABLE_NS, process.lane, lost)
 
     # -- the end -----------------------------------------------------------------------------------------------------
@@ -326,6 +330,7 @@ class Points:
         self._armed: list[_Armed] = []
         self.total: dict[str, int] = {}
         """By process: points passed so far."""
+        self._figures: dict[str, str] = {}  # by point: what its passings are counted as
 
     def arm(self, process: str, point: str, nth: int, down_ns: int) -> None:
         """Kill the process at its nth passing from now on. `point`: empty for any."""
@@ -333,7 +338,11 @@ class Points:
 
     def passed(self, process: Process, name: str) -> None:
         """A process passes a point."""
-        self._world.count(f"point.{name}")
+        figure = self._figures.get(name)
+        if figure is None:
+            figure = self._figures[name] = f"point.{name}"
+        figures = self._world.figures
+        figures[figure] = figures.get(figure, 0) + 1
         self.total[process.name] = self.total.get(process.name, 0) + 1
         for armed in self._armed:
             if armed.process == process.name and armed.point in ("", name):

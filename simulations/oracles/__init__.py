@@ -6,17 +6,22 @@ from typing import Final
 
 from ..history import Oracle
 from .attempts import DeadLetters, Retries
+from .backfills import Backfills
 from .bounds import Bounds, bounds_of
+from .decided import Decided
 from .delivery import Cancelled, Once
 from .edges import Hygiene, Mailbox, Unhandled
 from .leases import Leases
 from .limits import Limits
 from .liveness import Live
 from .order import Order
+from .orders import Orders
+from .overlaps import Overlaps
 from .ownership import Owner, Unique
 from .rows import Ledger, Legal
 from .submissions import Dedupe, Lost
 from .tasks import Tasks
+from .ticks import Ticks
 from .times import Early, Expiry
 from .watch import Watch
 
@@ -24,7 +29,7 @@ __all__ = ["ORACLES", "Bounds", "bounds_of", "standard"]
 
 ORACLES: Final[tuple[type[Watch], ...]] = (
     Owner, Unique, Legal, Ledger, Lost, Dedupe, Leases, Once, Early, Expiry, Retries, DeadLetters, Cancelled, Limits, Order,
-    Mailbox, Unhandled, Hygiene, Live,
+    Ticks, Decided, Overlaps, Orders, Backfills, Mailbox, Unhandled, Hygiene, Live,
 )  # fmt: skip
 """All of them, those first whose violations explain those of others."""
 

@@ -56,6 +56,10 @@ class Bounds:
     """How many ready tasks of one lane a shard offers; beyond half of it, tasks of a lane may be out of sight."""
     dead_ms: int = 45_000
     """So long after its worker died, in calm, a lease is over."""
+    take_over_ms: int = 20_000
+    """So long after an owner is gone, in calm, another one is at work."""
+    undecided_ms: int = 3_000
+    """The longest a tick that is due waits to be decided, in calm."""
     ordered: bool = True
     """Whether the network keeps the order of each sender's messages."""
     may_lose: bool = False
@@ -102,6 +106,7 @@ def bounds_of(case: Case, *, retry_after_ms: tuple[int, ...] = (), labels: tuple
         repair_ms=2 * timings.reconcile_ms + 10_000,
         window=options.lane_window,
         dead_ms=watch_ms + timings.reconcile_ms + 5_000,
+        take_over_ms=timings.node_dead_ms + 2 * timings.node_heartbeat_ms + 5_000,
         ordered=not disordered,
         may_lose=options.synchronous != "full",
         retry_after_ms=retry_after_ms,

@@ -103,9 +103,12 @@ class Ledger(Watch):
         if not steps and not counted:
             return
         expected: dict[tuple[str, str, str], int] = {}
+        fired = {row.task_id for row in seen.changes.ticks}
         for step in steps:
             if not step.before:
                 _count(expected, step, "accepted", 1)
+                if step.task.id in fired:
+                    _count(expected, step, "fired", 1)
             if step.before != step.after or step.revived:
                 if step.before >= FIRST_FINAL:
                     _count(expected, step, State(step.before).label, -1)
@@ -140,7 +143,7 @@ class Ledger(Watch):
                 if entry.accepted != total:
                     text = f"the {book} of {name} have {entry.accepted} accepted, but {total} in all states"
                     self.violated("unbalanced", final.at_ns, name, text)
-            for what in ("accepted", *_FINALS):
+            for what in ("accepted", "fired", *_FINALS):
                 if getattr(left, what) != getattr(right, what):
                     text = f"{name} counts {getattr(left, what)} {what}, its rows are {getattr(right, what)}"
                     self.violated("recount", final.at_ns, name, text)

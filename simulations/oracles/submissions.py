@@ -21,7 +21,8 @@ Print = tuple[str, str, str, str, int, str, str, bytes]
 
 
 class Lost(Watch):
-    """Every acknowledged task is there until it is purged, as it was asked for; and nobody's task is there."""
+    """Every acknowledged task is there until it is purged, as it was asked for; and nobody's task is there: it was
+    submitted, or a tick made it."""
 
     name = "lost"
 
@@ -72,7 +73,7 @@ class Lost(Watch):
         left = dict(self._maybe)
         for table in (tasks.tasks, tasks.gone):
             for task in table.values():
-                if task.id in self._claimed:
+                if task.id in self._claimed or task.id in tasks.diary.of_tasks:
                     continue
                 asked = _print_of_task(task)
                 left[asked] = left.get(asked, 0) - 1

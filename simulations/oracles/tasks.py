@@ -12,7 +12,19 @@ from typing import Any, Final
 
 from ...actors.messages import QueueConfig, TenantConfig
 from ...actors.states import FIRST_FINAL, State
-from ..history import Claimed, ClockChanged, Committed, Healed, Observation, ProcessChanged, Retained, TakenBack
+from ..history import (
+    Claimed,
+    ClockChanged,
+    Committed,
+    Healed,
+    Observation,
+    ProcessChanged,
+    Retained,
+    ScheduleAsked,
+    ScheduleTold,
+    TakenBack,
+)
+from .diary import Diary
 from .steps import NS, QueueName, Step, Task
 
 UNDO_MAX: Final = 20_000  # commits that can be taken back
@@ -23,6 +35,7 @@ class Tasks:
 
     def __init__(self) -> None:
         self.tasks: dict[int, Task] = {}
+        self.diary = Diary()
         self.gone: dict[int, Task] = {}  # purged, or deleted by retention
         self.taken_back: dict[int, Task] = {}  # power was lost, and with it the commit that made them
         self.steps: list[Step] = []
@@ -45,6 +58,7 @@ class Tasks:
         self._reactions: dict[type[Observation], Callable[[Any], None]] = {
             Committed: self._commit, TakenBack: self._take_back, Retained: self._retain, Claimed: self._claim,
             ProcessChanged: self._process, ClockChanged: self._disturb, Healed: self._heal,
+            ScheduleAsked: self.diary.ask, ScheduleTold: self.diary.tell,
         }  # fmt: skip
 
     @property
@@ -137,7 +151,8 @@ class Tasks:
         self.steps = done = list(steps.values())
         self.wall = (at_ns, seen.now_ms)
         settings = self._configure(seen) if changes.queues or changes.tenants else None
-        self._undo.append(lambda: self._undo_commit(done, settings))
+        undo_diary = self.diary.commit(seen)
+        self._undo.append(lambda: self._undo_commit(done, settings, undo_diary))
 
     def _step(self, id: int, turn_ms: int, at_ns: int, steps: dict[int, Step], row: str) -> Step | None:
         step = steps.get(id)
@@ -178,8 +193,11 @@ class Tasks:
             self._undo.pop()()
 
     def _undo_commit(
-        self, steps: list[Step], settings: tuple[dict[QueueName, QueueConfig], dict[str, TenantConfig]] | None
+        self, steps: list[Step], settings: tuple[dict[QueueName, QueueConfig], dict[str, TenantConfig]] | None,
+        undo_diary: Callable[[], None] | None,
     ) -> None:  # fmt: skip
+        if undo_diary is not None:
+            undo_diary()
         if settings is not None:
             self.queues, self.tenants = settings
         for step in reversed(steps):
@@ -205,12 +223,12 @@ class Tasks:
             del task.noted[-len(step.notes) :]
 
     def _retain(self, seen: Retained) -> None:
-        """Retention writes twice: the tasks, then the keys that expired."""
+        """Retention writes four times: the tasks, then ticks, backfills, and the keys that expired."""
         gone = [task_id for task_id in seen.ids if task_id in self.tasks]
         for task_id in gone:
             self.gone[task_id] = self.tasks.pop(task_id)
         self._undo.append(lambda: self._undo_retain(gone))
-        self._undo.append(_nothing)
+        self._undo += [_nothing] * 3
 
     def _undo_retain(self, gone: list[int]) -> None:
         for task_id in gone:

@@ -33,6 +33,13 @@ class Watch(Oracle):
             self.tasks.take(seen)
             react(seen)
 
+    def steps_for(self, kind: type[Observation]) -> list[Callable[[Any], None]]:
+        react = self._reactions.get(kind)
+        if react is None:
+            return []
+        taken = [self.tasks.take] if kind in self.tasks.kinds_taken else []
+        return [*taken, react] if react is not _nothing else [*taken]
+
     def broken(self, kind: str, at_ns: int, task_id: int, text: str) -> None:
         """Note a violation by a task. `text` goes on after the task's name."""
         name = to_text(task_id)

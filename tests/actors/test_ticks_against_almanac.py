@@ -120,6 +120,22 @@ def test_changes_drawn_from_all_zones_and_years() -> None:
     assert compared(groups) == []
 
 
+def test_a_difference_is_seen_and_named() -> None:
+    start, end = ms("2026-03-28"), ms("2026-03-31")
+    shift = Rule(cron="30 2 * * *", zone="Europe/Berlin")
+    expected = Almanac(Rule(cron="30 2 * * *", zone="Europe/Berlin", dst_gap="skip")).ticks(start, end)
+
+    found = differences(shift, expected, start, end, probe_ms=ms("2026-03-29"))
+
+    name = "'30 2 * * *' Europe/Berlin shift first: "
+    assert found.differing == 2
+    assert found.differences == [
+        f"{name}between: missing none, surplus 2026-03-29T01:30:00Z, ascending: True",
+        f"{name}after 2026-03-29T00:00:00Z: 2026-03-29T01:30:00Z",
+    ]
+    assert differences(Rule(cron="0 0 30 2 *"), [], start, end).differing == 1  # refused
+
+
 def test_patterns_drawn_over_a_year() -> None:
     rng = Rng(2_026).stream("patterns")
     total = Found()

@@ -350,3 +350,31 @@ def test_setting_the_wall_clock_leaves_the_monotonic_one(loop: SimLoop) -> None:
     machine.step(-3_600 * NS)
     assert clock.mono_ns() == before
     assert clock.now_ms() == 1_000_000_000 - 3_600_000
+
+
+def test_a_timer_that_is_over_keeps_nothing_alive(loop: SimLoop) -> None:
+    """Garbage is not collected during a run, so nothing may depend on that."""
+    _, clock, lane = clock_on(loop)
+    freed: list[weakref.ref[_Owner]] = []
+
+    async def main() -> None:
+        for span_ms in (10, 20):
+            owner = _Owner()
+            freed.append(weakref.ref(owner))
+            timer = clock.call_at_ms(clock.now_ms() + span_ms, owner.callback)
+            if span_ms == 20:
+                timer.cancel()
+            del owner, timer
+        await asyncio.sleep(1)
+
+    gc.disable()
+    try:
+        run(loop, main(), lane)
+        assert [ref() for ref in freed] == [None, None]
+    finally:
+        gc.enable()
+
+
+class _Owner:
+    def callback(self) -> None:
+        """What a timer calls."""

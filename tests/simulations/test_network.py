@@ -137,7 +137,7 @@ def test_a_connection_is_late_on_a_lossy_link_but_loses_nothing(pair: Pair) -> N
     network, loop = pair.world.network, pair.world.loop
     network.worsen(Quality(loss=300))
     for number in range(100):
-        assert network.stream(pair.a, pair.b, 0, lambda number=number: pair.got.append((number, loop.now_ns)))  # type: ignore[misc]
+        assert network.stream(pair.a, pair.b, 0, lambda number=number: pair.got.append((number, loop.now_ns)))
     pair.run(60_000)
 
     assert [number for number, _ in pair.got] == list(range(100))

@@ -6,11 +6,15 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from datetime import datetime
 from typing import Final
+from zoneinfo import ZoneInfo
 
 import msgspec
 import pytest
 from foliot.actors.labels import matches, parse_all
+from foliot.actors.rule_check import check_fields
+from foliot.actors.schedule_messages import MISSED, OVERLAPS
 from foliot.simulations.case import (
     Block,
     Cancel,
@@ -21,19 +25,24 @@ from foliot.simulations.case import (
     Fault,
     Options,
     Partition,
+    PutSchedule,
     Retry,
     Scale,
+    ScheduleWork,
     SetQueue,
     SetTenant,
     Submit,
     decode_case,
     encode_case,
 )
+from foliot.simulations.clerk import rule_of, spec_of, template_of
 from foliot.simulations.driver import specs_of
 from foliot.simulations.plan import PROFILES, plan
+from foliot.simulations.plan_options import zone_at
 from foliot.simulations.points import NAMES, points_of
-from foliot.simulations.profiles import FAMILIES, FEATURES, UnknownProfileError
+from foliot.simulations.profiles import FAMILIES, FEATURES, SCHEDULING, UnknownProfileError
 from foliot.transports.admission import EdgeLimits, check_template
+from foliot.transports.schedule_checks import check_definition
 
 SEEDS: Final = range(2_000)
 FEW: Final = range(20)
@@ -118,7 +127,7 @@ def test_a_profile_that_is_named_is_the_one_that_is_drawn() -> None:
 
 
 def test_an_unknown_profile_is_refused_with_those_there_are() -> None:
-    with pytest.raises(UnknownProfileError, match=r"no profile 'swam'; expected one of swarm, everything, "):
+    with pytest.raises(UnknownProfileError, match=r"no profile 'swam'; expected one of swarm, schedules, dst, "):
         plan(1, "swam")
 
 
@@ -138,7 +147,7 @@ def test_a_setting_that_does_not_exist_is_refused() -> None:
 def test_profiles_are_drawn_as_often_as_stated(drawn: list[Case]) -> None:
     shares = Counter(case.profile for case in drawn)
 
-    stated = {"swarm": 480, "everything": 190, "single": 95, "calm": 95, "embedded": 50, "hostile_clocks": 50}
+    stated = {"swarm": 420, "schedules": 40, "everything": 190, "single": 95, "calm": 95, "embedded": 50, "hostile_clocks": 50}
     for profile, per_mille in stated.items():
         assert abs(shares[profile] - 2 * per_mille) < 6 * (2 * per_mille) ** 0.5, profile
     for profile in PROFILES:
@@ -151,8 +160,8 @@ def test_every_kind_of_fault_and_of_work_is_drawn(drawn: list[Case]) -> None:
     crashes = Counter(fault.how for case in drawn for fault in case.faults if isinstance(fault, Crash))
 
     assert {kind for kind, count in faults.items() if count >= 200} == set(Fault.__args__)
-    assert all(count >= 200 for count in work.values())
-    assert len(work) == 8
+    assert all(count >= (30 if kind in ScheduleWork.__args__ else 200) for kind, count in work.items())
+    assert len(work) == 12
     assert set(crashes) == {"kill", "power", "stop"}
 
 
@@ -204,9 +213,9 @@ def test_a_single_family_comes_alone_and_calm_has_no_faults(drawn: list[Case]) -
 def test_sizes_are_such_that_a_run_costs_about_a_second(drawn: list[Case]) -> None:
     for case in drawn:
         tasks = sum(submit.count for submit in submits_of(case))
-        assert 60 <= tasks <= 250
+        assert (60 if case.profile not in ("schedules", "dst") else 5) <= tasks <= 250
         assert len(case.faults) <= 40
-        if case.profile not in ("rolling", "extremes", "long"):
+        if case.profile not in ("rolling", "extremes", "long", "dst"):
             assert case.options.nodes <= 4
             assert case.options.duration_ms == 60_000
     usual = [case for case in drawn if case.profile in ("swarm", "everything")]
@@ -332,4 +341,38 @@ def test_extremes_are_extreme() -> None:
 
 
 def test_names_of_families_and_features_are_told_apart() -> None:
-    assert len({*FAMILIES, *FEATURES}) == len(FAMILIES) + len(FEATURES)
+    assert len({*FAMILIES, *FEATURES, *SCHEDULING}) == len(FAMILIES) + len(FEATURES) + len(SCHEDULING)
+
+
+def test_schedules_of_every_policy_are_drawn_and_the_product_accepts_them() -> None:
+    puts: list[PutSchedule] = []
+    for profile in ("schedules", "dst"):
+        for case in [plan(seed, profile) for seed in range(60)]:
+            for entry in case.work:
+                if isinstance(entry, PutSchedule):
+                    puts.append(entry)
+                    check_definition(spec_of(entry, case.options.start_ms), 1, EdgeLimits())
+                    check_template(template_of(entry), EdgeLimits())
+                    check_fields(rule_of(entry, case.options.start_ms))
+
+    assert {put.overlap for put in puts} == set(OVERLAPS)
+    assert {put.missed for put in puts} == set(MISSED)
+    for field in ("cron", "every_ms", "after_ms", "moments", "calendar", "jitter_ms", "limit", "ends_ms", "starts_ms"):
+        assert any(getattr(put, field) for put in puts), field
+
+
+def test_clocks_of_the_zone_change_within_a_case_of_dst() -> None:
+    for seed in range(40):
+        options = plan(seed, "dst").options
+        zone = ZoneInfo(zone_at(options.start_ms))
+        first, last = (
+            datetime.fromtimestamp((options.start_ms + at_ms) // 1_000, zone).utcoffset() for at_ms in (0, options.duration_ms)
+        )
+        assert first != last
+
+
+def test_what_is_new_in_the_swarm_leaves_other_seeds_as_they_were() -> None:
+    profiles = Counter(plan(seed).profile for seed in range(400))
+
+    assert min(profiles["schedules"], profiles["dst"]) > 0
+    assert not any(isinstance(entry, PutSchedule) for seed in FEW for entry in plan(seed, "everything").work)

@@ -164,7 +164,8 @@ def synced_commits_stay() -> bool:
 def clocks_can_be_set() -> bool:
     recorder, _ = recorded(small_case(ClockStep(2_000, "n1", _HOUR_MS), nodes=1))
     ahead = {seen.at_ns > 2 * _SECOND_NS: seen.now_ms - seen.at_ns // 1_000_000 for seen in recorder.of(Committed)}
-    return len(recorder.of(ClockChanged)) == 1 and ahead[True] - ahead[False] == _HOUR_MS
+    gained_ms = ahead[True] - ahead[False]  # a commit is asked for a little before it is seen, which may be a millisecond
+    return len(recorder.of(ClockChanged)) == 1 and abs(gained_ms - _HOUR_MS) <= 1
 
 
 def clocks_can_stand_still() -> bool:

@@ -20,10 +20,11 @@ from .bug import Bug, Catch, hunt
 from .mutants import MUTANTS, is_noticed
 from .patching import planted
 from .queue_bugs import BUGS as QUEUE_BUGS
+from .schedule_bugs import BUGS as SCHEDULE_BUGS
 from .store_bugs import BUGS as STORE_BUGS
 from .task_bugs import BUGS as TASK_BUGS
 
-BUGS: Final[tuple[Bug, ...]] = (*STORE_BUGS, *TASK_BUGS, *QUEUE_BUGS)
+BUGS: Final[tuple[Bug, ...]] = (*STORE_BUGS, *TASK_BUGS, *QUEUE_BUGS, *SCHEDULE_BUGS)
 CANARY_SEEDS: Final = range(300)
 
 Hunted = tuple[Catch, float]
