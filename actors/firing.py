@@ -113,7 +113,7 @@ class Firing:
         if schedule.spec.rule.after_ms and schedule.alive:
             schedule.state.cursor_ms = 0
         else:
-            self._point_at(schedule, self.ticks(schedule).after(after_ms))
+            self._point_at(schedule, self.ticks(schedule).after(max(after_ms, schedule.state.decided_ms)))
 
     def _point_at(self, schedule: Schedule, tick_ms: int | None) -> None:
         state = schedule.state
@@ -132,12 +132,14 @@ class Firing:
         until = state.late_ticks[0] if state.late_ticks else state.pass_until_ms + 1
         passed = ticks.between(state.cursor_ms, until, _PASSED)
         state.missed += len(passed)
+        state.decided_ms = passed[-1] if passed else state.decided_ms
         next_ms = ticks.after(passed[-1]) if passed else ticks.after(until - 1)
         state.cursor_ms = next_ms or 0
         state.is_over = next_ms is None
 
     def _advance(self, schedule: Schedule, ticks: Ticks, tick_ms: int, now_ms: int) -> None:
         state = schedule.state
+        state.decided_ms = tick_ms
         if self._is_used_up(schedule):
             state.cursor_ms, state.is_over = 0, True
         elif schedule.spec.rule.after_ms:

@@ -54,6 +54,7 @@ class ScheduleState(msgspec.Struct, array_like=True, gc=False):
     to `pass_until_ms` only `late_ticks` fire; all others are missed."""
 
     cursor_ms: int = 0
+    decided_ms: int = 0  # the newest tick of the rule that was decided: no edit and no clock leads back behind it
     pass_until_ms: int = 0
     late_ticks: tuple[int, ...] = ()
     buffer: tuple[int, ...] = ()  # ticks that wait for a run to end, in order; those of people as negative numbers

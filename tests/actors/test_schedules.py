@@ -233,6 +233,18 @@ def test_an_edit_counts_from_now_on(shard: ScheduleHarness) -> None:
     assert [second for second, _ in shard.ticks("report")] == [0, 60, 100, 120]
 
 
+def test_an_edit_after_the_clock_was_set_back_fires_nothing_twice(shard: ScheduleHarness) -> None:
+    shard.put("report", overlap="allow_all")
+    shard.advance_to(600)
+    shard.now_ms -= 480 * SECOND
+    assert shard.put("report", rule=Rule(every_ms=MINUTE), overlap="allow_all", note="again") == ["replaced"]
+    assert shard.put("report", rule=Rule(every_ms=30_000), overlap="allow_all") == ["replaced"]
+    shard.advance_to(700)
+    assert [second for second, _ in shard.ticks("report")][-3:] == [600, 630, 660, 690][-3:]
+    assert len(shard.ticks("report")) == 14
+    shard.assert_balanced()
+
+
 def test_an_edit_of_what_is_not_the_rule_leaves_the_next_tick_alone(shard: ScheduleHarness) -> None:
     rule = Rule(every_ms=HOUR, anchor_ms=START_MS + 5 * SECOND)
     shard.put("report", rule=rule)
