@@ -12,7 +12,7 @@ from .open_days import MOVE_DAYS, Direction, OpenDays, is_known
 from .spans import Spans, difference, intersection, union
 from .streams import CronStream
 
-_MAX_DAYS: Final = 1_000  # that are named and come to nothing although something is allowed, in one search
+_MAX_DAYS: Final = 400  # that are named and come to nothing although something is allowed, in one search
 _KEPT_DAYS: Final = 512
 _FEW_TIMES: Final = 64
 

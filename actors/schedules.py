@@ -35,7 +35,7 @@ from .task import Tick
 from .timers import TimerConfig, TimerQueue
 
 FIRE_MAX: Final = 512  # schedules to a turn
-_SWEEP: Final = 32  # each may have to search years of its calendars
+_SWEEP: Final = 16  # each may have to search years of its calendars
 _TIERS: Final = 2
 
 

@@ -94,7 +94,8 @@ class Ticks:
 
         The cost grows with the logarithm of the span, not with the number of ticks in it.
         """
-        if self.rule.after_ms:
+        first = None if self.rule.after_ms else self.after(from_ms - 1)
+        if first is None or first > instant_ms:
             return None
         span = 60_000
         best = None
@@ -103,8 +104,6 @@ class Ticks:
             found = self.after(low)
             if found is not None and found <= instant_ms:
                 best = found
-            elif low == from_ms - 1:
-                return None
             span *= 4
         # The latest tick is at least `best`, and none comes after `high`.
         high = instant_ms

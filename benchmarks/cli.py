@@ -24,7 +24,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 @click.group("bench")
 def bench() -> None:
-    """Measure throughput, latency, timers, ticks, memory and crashes, through the public client on a real file."""
+    """Measure throughput, latency, timers, schedules, memory and crashes, through the public client on a real file."""
 
 
 def _common(repeat: int) -> Callable[[F], F]:
@@ -143,6 +143,33 @@ def ticks(questions: int, as_json: bool, **common: Any) -> None:
 
 @bench.command()
 @_common(repeat=1)
+@click.option("--size", type=click.IntRange(0), default=200_000, show_default=True, help="Put in one call; 0: leave it out.")
+@click.option("--stored", type=click.IntRange(0), default=2_000_000, show_default=True, help="In the file at a start.")
+@click.option("--peak", type=click.IntRange(0), default=60_000, show_default=True, help="Due at the same second.")
+@click.option("--precise", type=click.IntRange(0), default=100, show_default=True, help="Of those, with high precision.")
+@click.option("--lead-ms", type=click.IntRange(100), default=15_000, show_default=True, help="From putting to the peak.")
+@click.option("--stages", is_flag=True, help="Also say where the CPU time went.")
+@click.option("--profile", is_flag=True, help="Also by function.")
+def schedules(
+    size: int, stored: int, peak: int, precise: int, lead_ms: int, stages: bool, profile: bool, as_json: bool, **common: Any
+) -> None:
+    """Schedules put in bulk, a start with millions of them, and very many due at the same second; fails if one is lost."""
+
+    def measure(settings: suites.Settings) -> dict[str, Any]:
+        return suites.schedules(
+            settings, size=size, stored=stored, peak=peak, precise=precise, lead_ms=lead_ms, stages=stages or profile,
+            hot=profile,
+        )  # fmt: skip
+
+    figures = _run("schedules", common, as_json, measure).get("peak", {})
+    for each in figures.get("runs", [figures]):
+        wrong = [name for name in ("early", "precise_early", "lost", "duplicates") if each.get(name)]
+        if wrong or not each.get("balanced", True):
+            raise click.ClickException(f"not as promised: {', '.join(wrong) or 'the ledger does not balance'}")
+
+
+@bench.command()
+@_common(repeat=1)
 @click.option("--tasks", type=click.IntRange(1_000), default=2_000_000, show_default=True, help="Timers far apart.")
 @click.option("--queries", type=click.IntRange(1), default=300, show_default=True, help="Questions of each kind.")
 @click.option("--running", type=click.IntRange(0), default=10_000, show_default=True, help="Sleeping attempts at once.")
@@ -185,6 +212,10 @@ def everything(quick: bool, floor: str | None, as_json: bool, **common: Any) -> 
             "latency": suites.latency(settings, rate=100, seconds=10 / part, outside=False),
             "timers": suites.timers(settings, tasks=20_000 // part, singles=100 // part, lead_ms=4_000 // min(part, 4)),
             "ticks": suites.ticks(settings, questions=20_000 // part),
+            "schedules": suites.schedules(
+                settings, size=200_000 // part, stored=2_000_000 // part, peak=60_000 // part, precise=100,
+                lead_ms=15_000 // min(part, 4),
+            ),
             "memory": suites.memory(
                 settings, tasks=2_000_000 // part, queries=300 // part, running=10_000 // part, hold_s=35 / part
             ),

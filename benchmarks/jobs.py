@@ -20,8 +20,8 @@ _PAD_OVERHEAD: Final = 7  # of a map with one short key and one short byte strin
 class Jobs:
     """An app and the notes of its handlers. `started`: how many attempts began."""
 
-    def __init__(self) -> None:
-        self.app = Foliot("bench")
+    def __init__(self, name: str = "bench") -> None:
+        self.app = Foliot(name)
         self.started = 0
         self.running = 0
         self.most_running = 0

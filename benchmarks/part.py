@@ -23,6 +23,8 @@ from .latency import LatencyPlan, SubmitterPlan, pickup, submit_from_outside
 from .memory import InsertPlan, StartPlan, insert, start
 from .place import has_uvloop
 from .plan import Plan
+from .schedules import PeakPlan, PutPlan, StoredPlan, peak, put
+from .schedules import start as start_stored
 from .sleepers import SleepersPlan, run_at_once
 from .throughput import LifecyclePlan, SubmitPlan, lifecycle, submit_alone
 from .ticks import TicksPlan, next_ticks
@@ -40,6 +42,9 @@ PARTS: Final[dict[str, tuple[type[Plan], Part]]] = {
     "timers_spread": (SpreadPlan, over_one_second),
     "timers_alone": (AlonePlan, one_at_a_time),
     "ticks": (TicksPlan, next_ticks),
+    "schedules_put": (PutPlan, put),
+    "schedules_start": (StoredPlan, start_stored),
+    "schedules_peak": (PeakPlan, peak),
     "memory_insert": (InsertPlan, insert),
     "memory_start": (StartPlan, start),
     "sleepers": (SleepersPlan, run_at_once),

@@ -32,6 +32,14 @@ _MEANINGS: Final = {
     "calendar_skip_us": "with business days, others skipped",
     "calendar_moved_us": "with business days, others moved to the day before",
     "new_rule_us": "of an expression that is read for the first time",
+    "put_per_s": "schedules created in one call, durable",
+    "loop_us": "µs of CPU of the event loop's thread for each, the benchmark's own included",
+    "cpu_us": "µs of CPU in all threads for each",
+    "active": "of the schedules in the file, those that wait for a tick",
+    "fill_per_s": "schedules created in one call to fill the file",
+    "precise_early": "those of high precision; must be 0",
+    "precise_late_max_ms": "the last one of high precision started",
+    "peak_s": "from the second at which all were due until the last task was completed",
     "insert_per_s": "timers stored, through the client",
     "startup_s": "from opening the file to the first new task completed",
     "rss_mb": "memory held",
@@ -41,15 +49,21 @@ _MEANINGS: Final = {
     "running_at_once": "attempts at the same moment",
     "heartbeat_gap_max_s": "longest silence of the worker; every 10 s is on time, 30 s is dead",
     "sessions_lost": "times the worker was taken for dead; must be 0",
-    "lost": "acknowledged tasks that were not completed; must be 0",
-    "duplicates": "tasks with more than one accepted outcome; must be 0",
+    "lost": "acknowledged tasks, or ticks, that were not completed; must be 0",
+    "duplicates": "tasks with more than one accepted outcome, or ticks that fired twice; must be 0",
     "not_witnessed": "accepted outcomes of attempts that left no witness; must be 0",
     "accepted_twice": "tasks the ledger accepted beyond those acknowledged; must be 0",
     "dedupe_broken": "dedupe keys that were taken for new afterwards; must be 0",
     "started_again_percent": "starts beyond the first of a task",
     "recovery_s": "from the start of the process to a new task completed, the slowest",
 }
-_TITLES: Final = {"us_per_task": "µs of CPU for each task, by stage"}
+_TITLES: Final = {
+    "us_per_task": "µs of CPU for each task, by stage",
+    "us_per_schedule": "µs of CPU for each schedule, by stage",
+    "put": "put in one call",
+    "stored": "a start with a file of schedules",
+    "peak": "all due at the same second",
+}
 _HIDDEN: Final = frozenset({"runs", "seed"})
 
 

@@ -20,7 +20,13 @@ from typing import Any, Final
 _ROOT: Final = str(Path(__file__).resolve().parents[1]) + "/"
 _INTERVAL_S: Final = 0.001
 
-_BY_MESSAGE: Final = {"SubmitTasks": "shard_submit", "GrantLeases": "shard_lease", "ReportOutcomes": "shard_outcome"}
+_BY_MESSAGE: Final = {
+    "SubmitTasks": "shard_submit",
+    "PutSchedules": "shard_submit",
+    "SchedulesRead": "shard_submit",  # what the store says of names that are put
+    "GrantLeases": "shard_lease",
+    "ReportOutcomes": "shard_outcome",
+}
 _ROOTS: Final = frozenset({"handle", "on_time", "end_turn", "started"})
 _ACTORS: Final = {"ShardActor": "shard", "QueueActor": "queue", "TenantActor": "tenant", "WorkerActor": "worker_actor"}
 
@@ -36,6 +42,8 @@ _BY_FILE: Final = {
 }
 _BY_START: Final = (
     ("sdk/client", "client"),
+    ("sdk/schedule_", "client"),
+    ("sdk/schedules", "client"),
     ("benchmarks/", "client"),
     ("transports/", "gateway"),
     ("stores/", "store_loop"),

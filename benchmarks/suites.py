@@ -17,6 +17,7 @@ from .latency import LatencyPlan
 from .memory import InsertPlan, StartPlan
 from .numbers import medians
 from .place import scratch
+from .schedules import PeakPlan, PutPlan, StoredPlan
 from .sleepers import SleepersPlan
 from .throughput import LifecyclePlan, SubmitPlan
 from .ticks import TicksPlan
@@ -149,6 +150,36 @@ def _prefixed(prefix: str, figures: dict[str, Any]) -> dict[str, Any]:
 
 def ticks(settings: Settings, *, questions: int) -> dict[str, Any]:
     return repeated(settings, lambda common: run("ticks", TicksPlan(**common, questions=questions)))
+
+
+def schedules(
+    settings: Settings, *, size: int, stored: int, peak: int, precise: int, lead_ms: int,
+    stages: bool = False, hot: bool = False,
+) -> dict[str, Any]:  # fmt: skip
+    """`size`: put in one call; `stored`: in the file of a fresh process; `peak`: due at once, `precise` of them of high
+    precision. 0 leaves a part out. The file of the second part is filled through the client, too."""
+
+    def measure_put(common: dict[str, Any]) -> dict[str, Any]:
+        return run("schedules_put", PutPlan(**common, schedules=size, stages=stages, hot=hot))
+
+    def measure_stored(common: dict[str, Any]) -> dict[str, Any]:
+        filled = run("schedules_put", PutPlan(**common, schedules=stored))
+        return {"fill_per_s": filled["put_per_s"]} | run("schedules_start", StoredPlan(**common, schedules=stored))
+
+    def measure_peak(common: dict[str, Any]) -> dict[str, Any]:
+        plan = PeakPlan(
+            **common, schedules=peak, precise=min(precise, peak), lead_ms=lead_ms, stages=stages, hot=hot
+        )  # fmt: skip
+        return run("schedules_peak", plan)
+
+    figures: dict[str, Any] = {}
+    if size:
+        figures["put"] = repeated(settings, measure_put)
+    if stored:
+        figures["stored"] = repeated(settings, measure_stored)
+    if peak:
+        figures["peak"] = repeated(settings, measure_peak)
+    return figures
 
 
 def memory(settings: Settings, *, tasks: int, queries: int, running: int, hold_s: float) -> dict[str, Any]:

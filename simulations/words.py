@@ -10,12 +10,14 @@ from typing import Any, Final
 import msgspec
 
 from .case import (
+    Backfill,
     Block,
     Cancel,
     Case,
     ClockDrift,
     ClockFreeze,
     ClockStep,
+    CommandSchedule,
     Crash,
     CrashAt,
     Fault,
@@ -24,9 +26,11 @@ from .case import (
     Partition,
     Pause,
     Purge,
+    PutSchedule,
     Retry,
     RollingRestart,
     Scale,
+    SetCalendar,
     SetQueue,
     SetTenant,
     Slow,
@@ -103,6 +107,7 @@ def fault_words(fault: Fault) -> str:
             return f"the store is in trouble for {span(fault.for_ms)}: {', '.join(parts) or 'nothing'}"
 
 
+_BACKFILL_TOLD: Final = ("at_ms", "name", "tenant", "from_ms", "until_ms")
 _CRASHES: Final = {"kill": "{} is killed", "power": "the machine of {} loses power", "stop": "{} is asked to stop"}
 
 
@@ -145,6 +150,15 @@ def work_words(work: Work) -> str:
             return f"every node in turn is restarted, {span(work.gap_ms)} apart"
         case Purge():
             return f"what ended {span(work.older_ms)} ago or earlier is deleted"
+        case PutSchedule():
+            return f"schedule {work.tenant}/{work.name} is put{_others(work, ('at_ms', 'name', 'tenant'))}"
+        case CommandSchedule():
+            return f"schedule {work.tenant}/{work.name}: {work.action}{_others(work, ('at_ms', 'name', 'tenant', 'action'))}"
+        case SetCalendar():
+            return f"calendar {work.tenant}/{work.name} is set{_others(work, ('at_ms', 'name', 'tenant'))}"
+        case Backfill():
+            window = f"from {span(work.from_ms)} to {span(work.until_ms)} of the run"
+            return f"schedule {work.tenant}/{work.name} is filled {window}{_others(work, _BACKFILL_TOLD)}"
 
 
 def _others(entry: msgspec.Struct, told: tuple[str, ...]) -> str:

@@ -56,7 +56,7 @@ class Bounds:
     """How many ready tasks of one lane a shard offers; beyond half of it, tasks of a lane may be out of sight."""
     dead_ms: int = 45_000
     """So long after its worker died, in calm, a lease is over."""
-    take_over_ms: int = 20_000
+    take_over_ms: int = 17_000
     """So long after an owner is gone, in calm, another one is at work."""
     undecided_ms: int = 3_000
     """The longest a tick that is due waits to be decided, in calm."""

@@ -26,7 +26,8 @@ def test_every_oracle_has_a_name_of_its_own_and_a_fixed_place() -> None:
 
     assert names == [
         "owner", "unique", "legal", "ledger", "lost", "dedupe", "leases", "once", "early", "expiry", "retries",
-        "deadletters", "cancelled", "limits", "order", "mailbox", "unhandled", "hygiene", "live",
+        "deadletters", "cancelled", "limits", "order",
+            "ticks", "decided", "overlaps", "orders", "backfills", "mailbox", "unhandled", "hygiene", "live",
     ]  # fmt: skip
     assert len({*names}) == len(ORACLES)
 

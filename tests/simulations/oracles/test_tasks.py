@@ -81,6 +81,6 @@ def test_retention_that_was_taken_back_brings_its_tasks_back() -> None:
     tasks = told(story)
     assert list(tasks.gone) == [id]
 
-    tasks.take(TakenBack(story.at_ns, 2))
+    tasks.take(TakenBack(story.at_ns, 4))
 
     assert (list(tasks.tasks), list(tasks.gone)) == ([id], [])

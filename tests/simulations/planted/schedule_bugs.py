@@ -74,7 +74,7 @@ BUGS: Final = (
             ),
         ),
         ("decided",),
-        profiles=("schedules",),
+        profiles=("dst", "schedules"),
     ),
     Bug(
         "pause not written",
