@@ -7,6 +7,7 @@ another node; any other is reported as unknown.
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -20,6 +21,7 @@ from .process import Process
 _TRY_MS: Final = 4_000  # until another node is asked
 _BACKOFF_MS: Final = 100  # between two tries, doubling ...
 _BACKOFF_MAX_MS: Final = 2_000  # ... up to this
+_TAKEN_MAX: Final = 4_096  # requests remembered by a gateway
 
 
 def gateway_address(node: str) -> str:
@@ -78,11 +80,18 @@ class SimChannel:
 
 
 def serve_gateway(bus: SimBus, gateway: Gateway, node: str) -> Callable[[], None]:
-    """Let a node's gateway answer what clients send it. Returns what ends that."""
+    """Let a node's gateway answer what clients send it, each request once: a connection delivers none twice, whatever
+    becomes of packets. Returns what ends that."""
     loop = asyncio.get_running_loop()
     answering: dict[asyncio.Task[None], None] = {}
+    taken: OrderedDict[tuple[str, int], None] = OrderedDict()
 
     def take(data: bytes, sender: str, request: int, source: Process) -> None:
+        if request and (sender, request) in taken:
+            return
+        taken[sender, request] = None
+        if len(taken) > _TAKEN_MAX:
+            taken.popitem(last=False)
         task = loop.create_task(answer(data, sender, request), name="gateway")
         answering[task] = None
         task.add_done_callback(lambda done: answering.pop(done, None))
