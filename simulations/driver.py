@@ -73,6 +73,7 @@ class Driver:
         self.clerk = Clerk(process, self._channel, self._world.options.start_ms)
         self._submitters: dict[str, Submitter] = {}
         self._refs: dict[str, list[int]] = {}
+        self._unanswered: dict[str, Callable[[], None]] = {}  # by request id: says that its outcome is unknown
         self._known: dict[str, None] = {}  # refs that were submitted or given up
 
     async def run(self, work: list[Work], start_ns: int) -> None:
@@ -119,6 +120,16 @@ class Driver:
         submitter = self._submitter(entry.tenant)
         request_id = submitter.request_id()
         asked_ns = loop.now_ns
+        kinds = [Kind(entry.tenant, template_id_of(entry.tenant, spec.template), spec.template) for spec in specs]
+        tasks = [TaskSpec(0, spec.payload, spec.due_ms, spec.priority, spec.key, spec.dedupe_key) for spec in specs]
+
+        def tell(outcome: str, ids: list[int], existing: list[bool]) -> None:
+            del self._unanswered[request_id]
+            self._world.observe(
+                Submitted(loop.now_ns, asked_ns, process.name, entry.tenant, outcome, kinds, tasks, ids, existing)
+            )
+
+        self._unanswered[request_id] = lambda: tell("unknown", [0] * len(specs), [False] * len(specs))
         process.note("submit", ref=entry.ref, count=len(specs))
         answer: TasksSubmitted | Refusal | None = None
         is_unknown = False  # of an earlier copy: then a refusal says nothing
@@ -145,11 +156,12 @@ class Driver:
                 outcome = "unknown"  # of a part of it
         self._world.count(f"submit.{outcome}")
         process.note("submitted", ref=entry.ref, outcome=outcome, ids=[id for id in ids[:8] if id])
-        kinds = [Kind(entry.tenant, template_id_of(entry.tenant, spec.template), spec.template) for spec in specs]
-        tasks = [TaskSpec(0, spec.payload, spec.due_ms, spec.priority, spec.key, spec.dedupe_key) for spec in specs]
-        self._world.observe(
-            Submitted(loop.now_ns, asked_ns, process.name, entry.tenant, outcome, kinds, tasks, ids, existing)
-        )
+        tell(outcome, ids, existing)
+
+    def give_up(self) -> None:
+        """The process has died: nobody will hear what became of its submissions."""
+        for tell_unknown in list(self._unanswered.values()):
+            tell_unknown()
 
     # -- commands ----------------------------------------------------------------------------------------------------
 

@@ -183,6 +183,8 @@ class _Run:
         bus = SimBus(process)
         nodes = [name for name in self._world.programs if name.startswith("n")]
         self._asker = process, SimChannel(bus, nodes)
+        if self._driver is not None:
+            self._driver.give_up()
         self._driver = Driver(process, bus, nodes)
         await self._driver.run(list(self._case.work), 0)
         self._is_done = True
