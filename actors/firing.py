@@ -23,7 +23,7 @@ from .ticks import Ticks
 
 ALIVE_MAX: Final = 1_000  # runs of one schedule, and ticks in its buffer
 LATE_TICKS_MAX: Final = 1_000  # ticks that are made up for after one absence
-_SHARED_MAX: Final = 1_024
+_SHARED_MAX: Final = 4_096
 _BURST: Final = 16  # ticks of one schedule to a turn
 _PASSED: Final = 256  # ticks counted as missed to a turn
 _BAD: Final = frozenset((State.FAILED, State.DEAD, State.EXPIRED))
@@ -123,12 +123,16 @@ class Firing:
 
     def _is_used_up(self, schedule: Schedule) -> bool:
         limit = schedule.spec.rule.limit
+        if not limit:
+            return False
         waiting = sum(1 for tick_ms in schedule.state.buffer if tick_ms > 0)
-        return bool(limit) and schedule.state.fired + waiting >= limit
+        return schedule.state.fired + waiting >= limit
 
     def _count_missed(self, schedule: Schedule, ticks: Ticks) -> None:
         """Count ticks that will not fire, up to the next one that will."""
         state = schedule.state
+        if state.late_ticks and state.late_ticks[0] < state.cursor_ms:  # calendars have changed, and it is none any more
+            state.late_ticks = tuple(tick for tick in state.late_ticks if tick >= state.cursor_ms)
         until = state.late_ticks[0] if state.late_ticks else state.pass_until_ms + 1
         passed = ticks.between(state.cursor_ms, until, _PASSED)
         state.missed += len(passed)

@@ -95,7 +95,7 @@ class ScheduleDesk:
     def _put(self, message: sm.PutSchedules, found: Found, turn: Turn) -> None:
         outcomes: list[str] = []
         refused: list[TaskRefusal] = []
-        stored = [msgspec.structs.replace(spec, template=0) for spec in message.schedules]
+        stored = [msgspec.structs.replace(spec, template=0) if spec.template else spec for spec in message.schedules]
         kinds: list[KindState | None] = [None] * len(message.templates)
         for position, spec in enumerate(stored):
             old = found.get(spec.name)

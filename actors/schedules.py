@@ -23,6 +23,8 @@ from .schedule import Schedule
 from .schedule_rows import (
     SOURCE_RULE,
     SOURCE_TRIGGER,
+    TIER_HIGH,
+    TIER_OTHERS,
     ReadCalendared,
     ReadScheduleTimers,
     ScheduleRow,
@@ -34,7 +36,8 @@ from .table import TaskTable
 from .task import Tick
 from .timers import TimerConfig, TimerQueue
 
-FIRE_MAX: Final = 512  # schedules to a turn
+FIRE_MAX: Final = 256  # schedules to a turn
+_LEAD_MS: Final = 50  # by so much ticks of other precision stay behind those of high precision that fire meanwhile
 _SWEEP: Final = 16  # each may have to search years of its calendars
 _TIERS: Final = 2
 
@@ -52,6 +55,7 @@ class Schedules:
         self.by_name: dict[tuple[str, str], Schedule] = {}
         self._table = table
         self._timers = [TimerQueue(timers, _pages_of(tier)) for tier in range(_TIERS)]
+        self._lead_until_ms = 0
         self._changed: dict[int, Schedule] = {}  # their rows are to be moved
         self._swept: int | None = 0 if book.changed else None  # up to which id the calendars' users were looked at again
         self._is_sweeping = False
@@ -67,19 +71,25 @@ class Schedules:
     # -- the shard's turn --------------------------------------------------------------------------------------------------
 
     def due_ms(self) -> int | None:
-        first = [due for due in (timers.due_ms() for timers in self._timers) if due is not None]
-        return min(first) if first else None
+        first_ms, others_ms = self._timers[TIER_HIGH].due_ms(), self._timers[TIER_OTHERS].due_ms()
+        if others_ms is None:
+            return first_ms
+        if others_ms < self._lead_until_ms:
+            others_ms = min(others_ms + _LEAD_MS, self._lead_until_ms)
+        return others_ms if first_ms is None else min(first_ms, others_ms)
 
     def on_time(self, turn: Turn) -> None:
-        """Decide the ticks whose time has come, those of high precision first."""
-        room = FIRE_MAX
-        for timers in self._timers:
-            ids = timers.pop_due(turn.now_ms, room)
-            room -= len(ids)
-            for id in ids:
-                schedule = self.memory[id]
-                schedule.in_timers = False
-                self.decide(schedule, turn)
+        """Decide the ticks whose time has come, those of high precision first: they are to be on their way to the workers
+        before thousands of others keep everybody busy."""
+        now_ms = turn.now_ms
+        ids = self._timers[TIER_HIGH].pop_due(now_ms, FIRE_MAX)
+        if ids:
+            self._lead_until_ms = now_ms + _LEAD_MS
+        until_ms = now_ms - _LEAD_MS if now_ms < self._lead_until_ms else now_ms
+        for id in [*ids, *self._timers[TIER_OTHERS].pop_due(until_ms, FIRE_MAX - len(ids))]:
+            schedule = self.memory[id]
+            schedule.in_timers = False
+            self.decide(schedule, turn)
 
     def end_turn(self, turn: Turn) -> None:
         """Let go on what waited for tasks that have ended, write what changed, ask for what is wanted."""
@@ -92,7 +102,7 @@ class Schedules:
                     self.backfills.run_ended(tick, State(task.state), turn)
                     continue
                 schedule = self.memory[tick.schedule_id]
-                self._carefully(schedule, turn, partial(self.firing.run_ended, schedule, task, turn))
+                self._carefully(schedule, turn, self.firing.run_ended, task)
         self.backfills.end_turn(turn)
         for schedule in self._changed.values():
             turn.changes.schedule_moves.append(schedule.move())
@@ -113,18 +123,20 @@ class Schedules:
 
     def decide(self, schedule: Schedule, turn: Turn) -> None:
         """Decide its ticks whose time has come."""
-        self._carefully(schedule, turn, partial(self.firing.decide, schedule, turn))
+        self._carefully(schedule, turn, self.firing.decide)
 
-    def _carefully(self, schedule: Schedule, turn: Turn, step: Callable[[], None]) -> None:
+    def _carefully(self, schedule: Schedule, turn: Turn, step: Callable[..., None], *more: Any) -> None:
         """Take a step of a schedule; one that has become impossible is paused, with the reason."""
         try:
-            step()
+            step(schedule, *more, turn)
         except UsageError as error:
             self.firing.pause(schedule, "foliot", str(error), turn.now_ms)
         self.settle(schedule, turn)
 
     def settle(self, schedule: Schedule, turn: Turn) -> None:
         """See to it that the timers and the store know when it is due, and that it is in memory only while it must be."""
+        if schedule.stamp and schedule.stamp != self.book.stamp(schedule.tenant, schedule.spec.rule.calendar):
+            self._recompute(schedule, turn.now_ms)
         self.point(schedule, turn.now_ms)
         self._table.note_change(schedule.id)
         self._changed[schedule.id] = schedule
@@ -226,15 +238,20 @@ class Schedules:
             schedule = self.of_row(row)
             if schedule.stamp == self.book.stamp(schedule.tenant, schedule.spec.rule.calendar):
                 continue
-            schedule.ticks = None
-            self._carefully(schedule, turn, partial(self._recompute, schedule, turn.now_ms))
+            self.settle(schedule, turn)
 
     def _recompute(self, schedule: Schedule, now_ms: int) -> None:
+        """Compute its next tick by the calendars of now. Whoever comes first does it, the sweep or what happens to the
+        schedule meanwhile: with its row goes the stamp of the calendars its next tick was computed by."""
         state = schedule.state
-        if state.paused:
-            self.firing.go_on(schedule, state.paused_at_ms)
-        elif not state.cursor_ms or state.cursor_ms > now_ms:
-            self.firing.go_on(schedule, now_ms)  # else it is about to be decided, and goes on by the calendars of now
+        schedule.ticks = None
+        try:
+            if state.paused:
+                self.firing.go_on(schedule, state.paused_at_ms)
+            elif not state.cursor_ms or state.cursor_ms > now_ms:
+                self.firing.go_on(schedule, now_ms)  # else it is about to be decided, and goes on by the calendars of now
+        except UsageError as error:
+            self.firing.pause(schedule, "foliot", str(error), now_ms)
 
 
 def _pages_of(tier: int) -> Any:

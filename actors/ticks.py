@@ -76,7 +76,9 @@ class Ticks:
         which ended at that instant, or the start if it is still to come."""
         if self.rule.after_ms:
             return self.after_end(instant_ms) if instant_ms >= self.rule.start_ms else self.first(instant_ms)
-        if instant_ms != self._asked:  # thousands of schedules with one rule ask the same at the top of the hour
+        # Thousands of schedules with one rule ask again and again before the same tick.
+        asked, found = self._asked, self._found
+        if instant_ms != asked and (asked is None or found is None or not asked < instant_ms < found):
             self._asked, self._found = instant_ms, self._from(instant_ms + 1)
         return self._found
 
@@ -122,7 +124,7 @@ class Ticks:
         rule = self.rule
         if rule.after_ms:
             return self._delayed(max(now_ms, rule.start_ms))
-        return self._from(0 if rule.at_ms else now_ms)
+        return self._from(0) if rule.at_ms else self.after(now_ms - 1)
 
     def after_end(self, ended_ms: int) -> int | None:
         """Return the tick that follows a run which ended at an instant: for a fixed delay so long after it; for all other

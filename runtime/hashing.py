@@ -12,6 +12,7 @@ _MASK_64 = 0xFFFFFFFFFFFFFFFF
 _OFFSET_32 = 0x811C9DC5
 _PRIME_32 = 0x01000193
 _MASK_32 = 0xFFFFFFFF
+_LOW = bytes((value * _PRIME_32) & 0xFF for value in range(256))
 
 
 def fnv1a(key: bytes) -> int:
@@ -32,4 +33,9 @@ def fnv1a_32(key: bytes) -> int:
 
 def slot_of(key: str, slots: int) -> int:
     """Return the slot of `key`, 0..slots-1: the 32-bit hash of its UTF-8 bytes, modulo `slots`."""
+    if 0 < slots <= 256 and not slots & (slots - 1):
+        low = _OFFSET_32 & 0xFF  # a remainder by a power of two needs only the low bits, which no higher ones change
+        for byte in key.encode():
+            low = _LOW[low ^ byte]
+        return low & (slots - 1)
     return fnv1a_32(key.encode()) % slots

@@ -45,7 +45,14 @@ class IdSource:
 
     def next_id(self, now_ms: int) -> int:
         """Return an id greater than every earlier one of this shard."""
-        return self.block(now_ms, 1)[0]
+        last, millisecond = self._last, max(now_ms - EPOCH_MS, 0)
+        if not last or millisecond > last >> _TIME_SHIFT:
+            self._last = millisecond << _TIME_SHIFT | self._base
+        elif last & _SEQUENCE_MASK != _SEQUENCE_MASK:
+            self._last = last + 1
+        else:
+            self._last = (last >> _TIME_SHIFT) + 1 << _TIME_SHIFT | self._base
+        return self._last
 
     def block(self, now_ms: int, count: int) -> list[int]:
         """Return `count` ids, ascending, each greater than every earlier one of this shard."""

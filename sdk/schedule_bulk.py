@@ -153,18 +153,32 @@ class BulkPut:
 
 async def _batches(drafts: Iterable[Draft] | AsyncIterable[Draft], size: int) -> AsyncIterator[list[Draft]]:
     """Cut a stream into batches, by count and by bytes."""
-    batch: list[Draft] = []
-    room = _BATCH_BYTES
-    async for draft in drafts if isinstance(drafts, AsyncIterable) else _each(drafts):
-        batch.append(draft)
-        room -= len(draft.spec.payload)
-        if len(batch) >= size or room <= 0:
-            yield batch
-            batch, room = [], _BATCH_BYTES
-    if batch:
-        yield batch
+    cut = _Cut(size)
+    if isinstance(drafts, AsyncIterable):
+        async for draft in drafts:
+            if cut.is_full_with(draft):
+                yield cut.taken()
+    else:
+        for draft in drafts:
+            if cut.is_full_with(draft):
+                yield cut.taken()
+    if rest := cut.taken():
+        yield rest
 
 
-async def _each(drafts: Iterable[Draft]) -> AsyncIterator[Draft]:
-    for draft in drafts:
-        yield draft
+class _Cut:
+    """The batch that is being filled."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._batch: list[Draft] = []
+        self._room = _BATCH_BYTES
+
+    def is_full_with(self, draft: Draft) -> bool:
+        self._batch.append(draft)
+        self._room -= len(draft.spec.payload)
+        return len(self._batch) >= self._size or self._room <= 0
+
+    def taken(self) -> list[Draft]:
+        batch, self._batch, self._room = self._batch, [], _BATCH_BYTES
+        return batch

@@ -239,12 +239,14 @@ class Scheduler:
 
     def _misfit(self, name: str, payload: bytes) -> str | None:
         """Say what is wrong with a payload that was made without the handler at hand."""
-        handler = next((app.handlers[name] for app in self._apps if name in app.handlers), None)
-        try:
+        for app in self._apps:
+            handler = app.handlers.get(name)
             if handler is not None:
-                handler.decode(payload)
-        except PayloadError as error:
-            return str(error)
+                try:
+                    handler.decode(payload)
+                except PayloadError as error:
+                    return str(error)
+                break
         return None
 
     def _worker_counts(self) -> dict[tuple[str, str, int], int]:

@@ -59,7 +59,7 @@ _ALL: Final = (
     Profile("swarm", 420),
     # These two have their part of what was the swarm's: a seed that draws any other profile draws it still.
     Profile("schedules", 40, features=(*FEATURES, *SCHEDULING), needs=("schedules",), tasks=(20, 100), faults=(3, 20)),
-    Profile("dst", 20, features=SCHEDULING, needs=("schedules",), tasks=(5, 20), faults=(0, 15)),
+    Profile("dst", 20, features=SCHEDULING, needs=("schedules", "calendars"), tasks=(5, 20), faults=(0, 15)),
     Profile("everything", 190, choice="all", feature_choice="all", faults=(10, 25), tasks=(100, 250)),
     Profile("single", 95, choice="one", faults=(3, 12)),
     Profile("calm", 95, families=(), tasks=(100, 250), faults=(0, 0)),

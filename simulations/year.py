@@ -72,6 +72,7 @@ def _schedule(dice: Dice, number: int, days: int) -> PutSchedule:
     match kind:
         case "often":
             fields |= dice.pick(({"cron": f"{minute} * * * *"}, {"every_ms": _HOUR_MS}, {"after_ms": 2 * _HOUR_MS}))
+            fields |= {"takes_ms": dice.pick((20, _HOUR_MS * 3 // 2)), "timeout_ms": 4 * _HOUR_MS}
         case "daily":
             every = {"every_ms": _DAY_MS, "anchor_ms": dice.below(_DAY_MS)}
             fields |= dice.pick(({"cron": f"{minute} {hour} * * *"}, every))

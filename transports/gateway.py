@@ -46,6 +46,7 @@ from ..actors.messages import (
     WatchTasks,
     WorkerRead,
 )
+from ..actors.schedule_messages import PutSchedules
 from ..actors.states import State
 from ..runtime.bus import Bus, Refusal
 from ..runtime.clock import Clock
@@ -201,8 +202,10 @@ class Gateway:
     async def request(self, message: Any, *, timeout_ms: int) -> Any:
         """Answer a client of this process. Raises: UsageError for what could not have come over a socket: nothing else
         compares the values of a message with their types, and one of a wrong type could not be read back."""
-        if not isinstance(message, SubmitTasks):  # those are made by `sdk.client_spec`, which does
-            message = decode_request(encode_request(message))
+        if not isinstance(message, SubmitTasks):  # those are made by `sdk.client_spec`, which compares them
+            data = encode_request(message)
+            if not isinstance(message, PutSchedules):  # and those by `sdk.schedule_words`; they go by the million
+                message = decode_request(data)
         return await self.handle(message, timeout_ms=timeout_ms)
 
     async def close(self) -> None:

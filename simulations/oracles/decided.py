@@ -20,6 +20,7 @@ from .versions import Versions
 from .watch import Watch
 
 _TURN_MS: Final = 2_000  # between a turn and its commit where nothing delays it
+_FAR_MS: Final = 400 * 86_400_000  # a calendar that leaves nothing for so long is held to leave nothing at all
 Problem = tuple[str, str]
 
 
@@ -72,6 +73,8 @@ class Decided(Watch):
             known = reference(after.spec.rule, calendars)
             if cursor_ms == before.state.cursor_ms and after_ms == cursor_ms and not known.has(cursor_ms):
                 continue
+            if not cursor_ms and known.ticks(after_ms + 1, after_ms + _FAR_MS) and not self._may_end(after):
+                return "stopped", "ticks no more, though its calendars leave it ticks"
             if not cursor_ms or cursor_ms <= after_ms:
                 self._pinned[after.id] = cursor_ms
                 return None
@@ -112,7 +115,7 @@ class Decided(Watch):
             yield "cursor", f"went back from tick {start_ms} to {state.cursor_ms}"
         if not state.cursor_ms and not state.is_over:
             yield "stopped", "has no next tick and is not over"
-        if not state.cursor_ms and not self._may_end(after):
+        if not (state.cursor_ms or self._may_end(after) or self._is_shut(after, known, max(start_ms, seen.now_ms))):
             yield "stopped", f"ticks no more after {start_ms}, though its rule does not end"
         if state.cursor_ms and not start_ms:
             yield "cursor", f"was over and is to tick at {state.cursor_ms}"
@@ -147,6 +150,11 @@ class Decided(Watch):
 
     def _may_end(self, page: Page) -> bool:
         return self._is_used_up(page) or bool(page.spec.rule.end_ms or page.spec.rule.at_ms)
+
+    @staticmethod
+    def _is_shut(page: Page, known: Reference, from_ms: int) -> bool:
+        """Its calendars leave it nothing, so far as anybody looks."""
+        return bool(page.spec.rule.calendar) and not known.ticks(from_ms, from_ms + _FAR_MS)
 
     # -- when ------------------------------------------------------------------------------------------------------------
 

@@ -331,4 +331,10 @@ def test_high_precision_goes_first(shard: ScheduleHarness) -> None:
     assert shard.connection.execute(
         "select name from ticks join schedules on schedules.id = schedule_id where task_id = ?", (first_of,)
     ).fetchone() == ("first",)
+    assert len(shard.alive()) == 1  # it has a lead
+
+    shard.advance_ms(49)
+    assert len(shard.alive()) == 1
+    shard.advance_ms(1)
+
     assert len(shard.alive()) == 1_001 > schedules.FIRE_MAX

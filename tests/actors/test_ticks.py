@@ -404,3 +404,22 @@ def test_a_rule_that_will_tick_is_checked_into_its_ticks() -> None:
     ticks = check(Rule(cron="0 0 29 2 *"), {}, ms("2026-06-01T00:00"), seed="a/b")
     assert shown([ticks.first(ms("2026-06-01T00:00")) or 0]) == ["2028-02-29T00:00"]
     assert check(Rule(at_ms=(5,)), {}, ms("2026-06-01T00:00")).first(ms("2026-06-01T00:00")) == 5
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        Rule(cron="30 2 * * *", zone="Europe/Berlin", dst_overlap="both"),
+        Rule(cron="0 18 LW * *", calendar="weekdays and not holidays_de", excluded="previous"),
+        Rule(every_ms=90_000_000, start_ms=ms("2026-03-01"), end_ms=ms("2026-09-01")),
+        Rule(at_ms=(ms("2026-02-01"), ms("2026-05-01"))),
+    ],
+)
+def test_what_was_asked_before_changes_no_answer(rule: Rule) -> None:
+    rng = Rng(7)
+    asked = Ticks(rule, GIVEN)
+    for _ in range(300):
+        instant = ms("2026-01-01") + rng.below(365) * DAY_MS + rng.below(3) * (DAY_MS // 2)
+        fresh = Ticks(rule, GIVEN)
+        assert asked.after(instant) == fresh.after(instant)
+        assert asked.first(instant) == Ticks(rule, GIVEN).first(instant)

@@ -99,6 +99,49 @@ def test_ticks_says_what_the_next_tick_of_each_kind_of_rule_costs(tmp_path: Path
         assert figures[name] > 0, name
 
 
+def test_schedules_are_put_start_again_and_all_fire_at_the_same_second(tmp_path: Path) -> None:
+    figures = measure(
+        tmp_path, "schedules", "--size", "700", "--stored", "600", "--peak", "300", "--precise", "7", "--lead-ms", "1500",
+        "--profile", "--seed", "7",
+    )  # fmt: skip
+
+    put, stored, peak = figures["put"], figures["stored"], figures["peak"]
+    assert put["schedules"] == 700
+    assert put["active"] == 702  # with the first one, and the one that beats
+    assert stored["schedules"] == 600
+    assert peak["schedules"] == 300
+    assert peak["precise"] == 7
+    for part, names in (
+        (put, ("put_per_s", "loop_us", "cpu_us", "rss_mb")),
+        (stored, ("fill_per_s", "startup_s", "rss_mb")),
+        (peak, ("peak_s", "loop_us", "cpu_us", "rss_mb")),
+    ):
+        for name in names:
+            assert part[name] > 0, name
+    for name in ("early", "precise_early", "lost", "duplicates"):
+        assert peak[name] == 0, name
+    assert peak["balanced"] is True
+    for prefix in ("", "precise_"):
+        late = [peak[f"{prefix}late_{name}_ms"] for name in ("p50", "p95", "p99", "max")]
+        assert late[0] >= 0
+        assert late == sorted(late)
+    for part in (put, peak):
+        stages = part["us_per_schedule"]
+        assert stages["shard_submit"] > 0
+        assert sum(stages[name] for name in STAGES) == pytest.approx(stages["loop_thread"], abs=0.2)
+        assert part["hot"]
+
+
+def test_a_part_of_the_schedules_can_be_left_out(tmp_path: Path) -> None:
+    figures = measure(tmp_path, "schedules", "--size", "0", "--stored", "0", "--peak", "20", "--precise", "0",
+                      "--lead-ms", "1000", "--repeat", "2")  # fmt: skip
+
+    assert "put" not in figures
+    assert "stored" not in figures
+    assert [run["lost"] for run in figures["peak"]["runs"]] == [0, 0]
+    assert "precise_late_max_ms" not in figures["peak"]
+
+
 def test_memory_stores_timers_starts_with_them_and_runs_many_at_once(tmp_path: Path) -> None:
     figures = measure(
         tmp_path, "memory", "--tasks", "2000", "--queries", "7", "--running", "60", "--hold", "0.3"

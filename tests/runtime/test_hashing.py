@@ -38,3 +38,9 @@ def test_slots_are_within_bounds_and_all_used() -> None:
     slots = [slot_of(f"queue.default.q{number}", 64) for number in range(2_000)]
 
     assert sorted(set(slots)) == list(range(64))
+
+
+@pytest.mark.parametrize("slots", [1, 2, 4, 64, 128, 256, 512, 3, 100])
+def test_a_slot_is_what_the_hash_leaves(slots: int) -> None:
+    for key in ("", "a", "schedule.default.größe", *[f"queue.default.q{number}" for number in range(50)]):
+        assert slot_of(key, slots) == fnv1a_32(key.encode()) % slots

@@ -150,3 +150,12 @@ def test_any_text_is_an_id_or_refused(text: str) -> None:
     except InvalidIdError:
         return
     assert to_text(id_) == text.lower()
+
+
+@given(shard=shards, steps=st.lists(st.tuples(st.integers(-2, 2), st.integers(0, PER_MS)), min_size=1, max_size=8))
+def test_one_id_is_a_block_of_one(shard: int, steps: list[tuple[int, int]]) -> None:
+    singly, together, now_ms = IdSource(shard), IdSource(shard), NOW_MS
+    for step_ms, count in steps:
+        now_ms += step_ms
+        assert singly.block(now_ms, count) == together.block(now_ms, count)
+        assert [singly.next_id(now_ms)] == together.block(now_ms, 1)

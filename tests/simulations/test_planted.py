@@ -28,6 +28,7 @@ QUICK = (
     "dedupe key forgotten at take-over",
     "early by 500 ms",
     "back-off ignored",
+    "backfill cursor runs ahead",
 )
 
 
