@@ -50,13 +50,21 @@ class Intake:
             return
         sender, request = turn.sender, turn.request
         self._looking += 1
+        looked_up: dict[int, None] = {}
 
         def resume(answer: KeysRead, turn: Turn) -> None:
             turn.sender, turn.request = sender, request
-            replaceable = self._learn(message, answer, turn.now_ms)
-            self._table.with_tasks(replaceable, turn, decide)
+            self._learn(message, answer)
+            look_up(turn)
+
+        def look_up(turn: Turn) -> None:
+            looked_up.update(dict.fromkeys(self._replaceable(message, turn.now_ms)))
+            self._table.with_tasks(list(looked_up), turn, decide)
 
         def decide(replaceable: dict[int, Task], turn: Turn) -> None:
+            if any(holder not in looked_up for holder in self._replaceable(message, turn.now_ms)):
+                look_up(turn)  # somebody else took a key meanwhile
+                return
             given = self._answers.get(message.request_id)
             if given is not None:
                 turn.changes.fence = True
@@ -79,12 +87,15 @@ class Intake:
         self._waiting.place(task)
         return task
 
-    def _learn(self, message: m.SubmitTasks, answer: KeysRead, now_ms: int) -> list[int]:
-        """Take in the store's answer; what was written meanwhile stays. Returns ids of tasks that may be replaced."""
+    def _learn(self, message: m.SubmitTasks, answer: KeysRead) -> None:
+        """Take in the store's answer; what was written meanwhile stays."""
         for dedupe_key, held in answer.held.items():
             self._holders.setdefault((message.tenant, dedupe_key), held)
         if answer.answer and message.request_id not in self._answers:
             self._answers[message.request_id] = msgspec.msgpack.decode(answer.answer, type=m.TasksSubmitted)
+
+    def _replaceable(self, message: m.SubmitTasks, now_ms: int) -> list[int]:
+        """Return the tasks whose keys a batch may take over."""
         holders = (
             self._holder(message.tenant, spec.dedupe_key, now_ms)
             for spec in message.tasks
@@ -125,6 +136,8 @@ class Intake:
             counts.waiting += 1
             kept = payload if len(payload) <= keep_max else None
             task = Task(task_id, kind, state, priority, due_ms, lane, key, dedupe_key, kept)
+            if dedupe_key:
+                replaceable[task_id] = task  # by a later one of this batch, wherever it waits by then
             if state is _QUEUED:
                 self._waiting.place(task)
             else:

@@ -296,6 +296,25 @@ def test_a_dedupe_key_may_replace_what_has_not_started(shard: ShardHarness, dela
     shard.assert_balanced()
 
 
+def test_of_a_batch_with_one_key_the_last_stays_also_if_the_others_wait_in_the_store(shard: ShardHarness) -> None:
+    ids = shard.submit(3, dedupe_key="k", on_conflict="replace", delay_ms=50_000_000)
+    assert [shard.state_of(id) for id in ids] == ["cancelled", "cancelled", "scheduled"]
+    shard.assert_balanced()
+
+
+def test_a_key_that_changed_hands_while_it_was_looked_up_is_taken_from_the_new_holder(shard: ShardHarness) -> None:
+    shard.hold_reads = True
+    template = m.Template("app.noop", on_conflict="replace")
+    spec = m.TaskSpec(0, b"p", shard.now_ms + 50_000_000, dedupe_key="k")
+    for request in (1, 2, 3):
+        shard.deliver(m.SubmitTasks("acme", [template], [spec]), request=request)
+    shard.hold_reads = False
+    shard.answer_reads()
+    answers = shard.messages(m.TasksSubmitted)
+    assert sorted(shard.state_of(answer.ids[0]) for answer in answers) == ["cancelled", "cancelled", "scheduled"]
+    shard.assert_balanced()
+
+
 def test_a_running_task_is_not_replaced(shard: ShardHarness) -> None:
     [first] = shard.submit(dedupe_key="k", on_conflict="replace")
     shard.lease(first)
