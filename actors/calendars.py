@@ -35,6 +35,8 @@ SEARCH_S: Final = 40 * 366 * DAY_S  # an allowed moment further away is not look
 SEARCH_STEPS: Final = 10_000  # spans looked at in one search
 
 _NAME: Final = re.compile(r"[a-z0-9_.-]{1,63}")
+_MONTHS: Final = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+_WEEKDAYS: Final = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _ALL_DAYS: Final = (1 << 366) - 1
 
 
@@ -168,7 +170,8 @@ def compiled(text: str, calendars: Mapping[str, Calendar], zone: str) -> Allowed
         if calendar is None:
             names = ", ".join(sorted({*known, *calendars})[:20])
             problem = f"names {name.name!r} at position {name.position}, which is not there"
-            raise InvalidCalendarError("calendar", text, problem, f"one of {names}")
+            expected = f"one of {names}; set it with `foliot calendars set` or app.calendar(...)"
+            raise InvalidCalendarError("calendar", text, problem, expected)
         used[name.name] = calendar
     return _compiled(text, tuple(used.items()), zone)
 
@@ -236,8 +239,8 @@ _CHECKS: Final[tuple[tuple[str, Callable[[Any], bool], str], ...]] = (
     ("dates", lambda text: _is_date(text), "a date such as '2026-12-24'"),
     ("yearly", lambda text: _is_date(f"2000-{text}"), "a day of the year such as '12-25'"),
     ("easter", lambda days: -366 <= days <= 366, "-366 to 366 days after Easter Sunday"),
-    ("nth_weekdays", lambda each: _is_nth(*each), "(month 1-12, weekday 0-6, n 1 to 5 or -1 to -5)"),
-    ("hours", lambda each: 0 <= each[0] < each[1] <= 1_440, "(from, to) in minutes of the day, 0 <= from < to <= 1440"),
+    ("nth_weekdays", lambda each: _is_nth(*each), "a month, a weekday and 1 to 5 or -1 to -5, such as 'nov thu 4'"),
+    ("hours", lambda each: 0 <= each[0] < each[1] <= 1_440, "a part of one day, such as '09:00-17:00'"),
 )
 
 
@@ -245,7 +248,8 @@ def check_calendar(calendar: Calendar) -> None:
     """Raises: InvalidCalendarError, which names what of the calendar is wrong; InvalidZoneError."""
 
     def wrong(field: str, value: object, problem: str, expected: str) -> InvalidCalendarError:
-        return InvalidCalendarError(f"{field} of calendar {calendar.name!r}", value, problem, expected)
+        name = "nth" if field == "nth_weekdays" else field
+        return InvalidCalendarError(f"{name} of calendar {calendar.name!r}", _as_typed(field, value), problem, expected)
 
     if not _NAME.fullmatch(calendar.name) or calendar.name in words.OPERATORS:
         raise wrong("name", calendar.name, "cannot be used", "1-63 of a-z, 0-9, '_', '.' and '-', no operator")
@@ -259,6 +263,17 @@ def check_calendar(calendar: Calendar) -> None:
                 raise wrong(field, value, "cannot be meant", expected)
     if calendar.zone:
         check_zone(calendar.zone, field=f"zone of calendar {calendar.name!r}")
+
+
+def _as_typed(field: str, value: Any) -> object:
+    """Return a value as people write it, if it is such that they could have."""
+    match field, value:
+        case "hours", (int(start), int(end)):
+            return "-".join(f"{minutes // 60:02d}:{minutes % 60:02d}" for minutes in (start, end))
+        case "nth_weekdays", (int(month), int(weekday), int(n)) if 1 <= month <= 12 and 0 <= weekday <= 6:
+            return f"{_MONTHS[month - 1]} {_WEEKDAYS[weekday]} {n}"
+        case _:
+            return value
 
 
 def _is_date(text: str) -> bool:

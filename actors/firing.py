@@ -189,6 +189,8 @@ class Firing:
         state, spec = schedule.state, schedule.spec
         task = self.make(schedule, tick_ms, source, spec.priority, min(due_ms, turn.now_ms), turn)
         schedule.alive[task.id] = tick_ms
+        if spec.rule.after_ms:
+            state.cursor_ms = 0  # a fixed delay counts from the end of this run, whoever began it
         if source == SOURCE_RULE:
             state.fired += 1
         else:

@@ -26,14 +26,14 @@ from typing import Final
 
 import msgspec
 
-from .calendars import compiled, days_of, is_holidays
+from .calendars import compiled, days_of, is_holidays, names_in
 from .cron import parse
 from .days import DAY_S, END_MS, date_of
 from .filters import filtered
 from .hours import Zone
 from .open_days import MOVE_DAYS
 from .rule_check import check_fields
-from .rule_errors import NeverTicksError
+from .rule_errors import NeverTicksError, instant_text, rule_value
 from .rules import Calendar, Rule
 from .spread import spread
 from .streams import CronStream, IntervalStream, ListStream, Stream
@@ -155,7 +155,7 @@ class Ticks:
     def notes(self, tick_ms: int) -> tuple[str, ...]:
         """Return what is special about a tick, for people: "dst_gap" (its local time does not exist on that day and was
         shifted), "dst_overlap" (its local time exists twice), "moved from 2026-12-31T18:00:00" (by the calendar), "holiday
-        NAME" (its day is one of a calendar that names single days; of all calendars given, also those not used)."""
+        NAME" (its day is one of a calendar that names single days, of those that the rule names)."""
         instant = tick_ms // 1_000
         shown = self._shown(instant)
         found = ["dst_gap"] if any(is_gap for _, is_gap in shown) else []
@@ -164,7 +164,8 @@ class Ticks:
         origin = self._origin(tick_ms)
         if origin is not None:
             found.append(f"moved from {date_of(origin // DAY_S)}T{_clock(origin % DAY_S)}")
-        for name, calendar in sorted(self._calendars.items()):
+        for name in sorted(names_in(self.rule.calendar)):
+            calendar = self._calendars[name]
             if is_holidays(calendar):
                 zone = Zone(calendar.zone or self.rule.zone)
                 if days_of(calendar).run((instant + zone.offset(instant)) // DAY_S)[0]:
@@ -217,13 +218,14 @@ def check(rule: Rule, calendars: Mapping[str, Calendar] | None = None, now_ms: i
     kind = next(name for name in ("cron", "every_ms", "after_ms", "at_ms") if getattr(rule, name))
     value = getattr(rule, kind)
     if rule.end_ms and rule.end_ms < now_ms and not rule.at_ms:
-        raise NeverTicksError("end_ms", rule.end_ms, "is past", f"an end at or after {now_ms}")
+        raise NeverTicksError("end_ms", rule.end_ms, "is past", f"an end at or after {instant_text(now_ms)}")
     if rule.calendar:
         open_rule = Ticks(_without_calendar(rule), seed=seed)
         if open_rule.first(now_ms) is not None:
-            expected = f"one that allows at least one tick of {kind} {value!r}"[:200] + ", before the end if there is one"
+            told = rule_value(kind, value)
+            expected = f"one that allows at least one tick of {told}"[:200] + ", before the end if there is one"
             raise NeverTicksError("calendar", rule.calendar, "excludes every tick within the years searched", expected)
-    within = f"from {max(now_ms, rule.start_ms)} to {rule.end_ms or END_MS - 1}"
+    within = f"from {instant_text(max(now_ms, rule.start_ms))} to {instant_text(rule.end_ms or END_MS - 1)}"
     raise NeverTicksError(kind, value, "names no moment from now on", f"at least one {within}")
 
 

@@ -160,6 +160,20 @@ def test_a_fixed_delay_counts_from_the_end_of_the_run(shard: ScheduleHarness) ->
     assert shard.ticks("sync") == [(0, "completed"), (110, "alive")]
 
 
+def test_a_fixed_delay_counts_from_the_end_of_a_run_that_a_person_began(shard: ScheduleHarness) -> None:
+    shard.put("sync", rule=Rule(after_ms=10_000), overlap="buffer_one")
+    shard.run_all()
+    shard.advance_to(5)
+    shard.do("trigger", "sync")
+    shard.advance_to(30)
+    assert shard.state("sync").buffer == ()
+    shard.run_all()
+    shard.advance_to(39)
+    assert shard.alive() == []
+    shard.advance_to(40)
+    assert len(shard.alive()) == 1
+
+
 def test_a_limit_ends_the_schedule(shard: ScheduleHarness) -> None:
     shard.put("thrice", rule=Rule(every_ms=MINUTE, limit=3), overlap="allow_all")
     shard.advance_to(600)
