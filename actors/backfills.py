@@ -83,6 +83,7 @@ class Backfills:
         """Begin. Returns its id. Raises: TooManyBackfillsError."""
         if len(self._running) >= BACKFILLS_MAX:
             raise TooManyBackfillsError(len(self._running))
+        spec = msgspec.structs.replace(spec, rule=schedule.spec.rule)
         cursor_ms = spec.until_ms if spec.is_backwards else spec.from_ms
         backfill = Backfill(id, schedule, spec, sm.BackfillState(cursor_ms, created_ms=turn.now_ms))
         self._running[id] = self._changed[id] = backfill
@@ -190,7 +191,8 @@ class Backfills:
     def _chunk(self, backfill: Backfill, schedule: Schedule) -> list[int]:
         """Return the next ticks in the order in which they are to fire."""
         spec, cursor_ms = backfill.spec, backfill.state.cursor_ms
-        ticks = self._schedules.firing.ticks(schedule)
+        firing = self._schedules.firing
+        ticks = firing.ticks(schedule) if spec.rule == schedule.spec.rule else firing.ticks_by(spec.rule, schedule)
         if not spec.is_backwards:
             return ticks.between(cursor_ms, spec.until_ms, _CHUNK)
         chunk: list[int] = []

@@ -46,13 +46,17 @@ class Firing:
             rule = schedule.spec.rule
             found = self._shared.get(rule)
             if found is None:
-                found = Ticks(rule, self._book.of(schedule.tenant), seed=seed_of(schedule.tenant, schedule.name))
+                found = self.ticks_by(rule, schedule)
                 if not (rule.calendar or rule.jitter_ms or rule.precision == "low" or "h" in rule.cron.lower()):
                     if len(self._shared) >= _SHARED_MAX:
                         self._shared.clear()
                     self._shared[rule] = found
             schedule.ticks = found
         return found
+
+    def ticks_by(self, rule: Rule, schedule: Schedule) -> Ticks:
+        """Return the ticks that a rule would give the schedule. Raises: UsageError."""
+        return Ticks(rule, self._book.of(schedule.tenant), seed=seed_of(schedule.tenant, schedule.name))
 
     # -- the rule's ticks --------------------------------------------------------------------------------------------------
 

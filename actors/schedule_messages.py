@@ -157,6 +157,7 @@ class BackfillSpec(Message, frozen=True):
     priority: int = -1
     is_backwards: bool = False
     by: str = ""
+    rule: Rule = Rule()  # whose ticks: the schedule's when the backfill began, as its shard notes
 
 
 class BackfillState(msgspec.Struct, array_like=True, gc=False):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ...actors.rules import Rule
 from ...actors.schedule_rows import TickRow
 from ..history import Committed, Final, Observation
 from .diary import BackfillPage, TickName
@@ -22,20 +21,11 @@ class Backfills(Watch):
 
     def reactions(self) -> dict[type[Observation], Callable[[Any], None]]:
         self._versions = Versions(self.bounds, self.tasks)
-        self._rules: dict[int, list[Rule]] = {}  # of each backfill: what its schedule's rule has been
         self._made: dict[int, dict[TickName, None]] = {}  # ticks of each
         return {Committed: self._committed}
 
     def _committed(self, seen: Committed) -> None:
         diary = self.tasks.diary
-        for _, page in diary.backfill_changes:
-            self._rules.setdefault(page.id, [])
-        if self._rules and diary.changes:
-            for change in diary.changes:
-                for backfill_id, rules in self._rules.items():
-                    backfill = diary.backfills.get(backfill_id)
-                    if backfill is not None and change.after is not None and backfill.schedule_id == change.after.id:
-                        _add(rules, change.after.spec.rule)
         rows: dict[int, list[TickRow]] = {}
         for row in seen.changes.ticks:
             rows.setdefault(row.source, []).append(row)
@@ -44,9 +34,7 @@ class Backfills(Watch):
             if source > 1 and source not in changed:
                 self.violated("alone", seen.at_ns, source, f"tick {made[0].tick_ms} of backfill {source} moved no cursor")
         for before, page in diary.backfill_changes:
-            schedule = diary.pages.get(page.schedule_id)
-            if schedule is not None:
-                _add(self._rules[page.id], schedule.spec.rule)
+            if page.schedule_id in diary.pages:
                 self._check(before, page, rows.get(page.id, []), seen)
 
     def _check(self, before: BackfillPage | None, page: BackfillPage, rows: list[TickRow], seen: Committed) -> None:
@@ -65,16 +53,15 @@ class Backfills(Watch):
         low_ms, high_ms = sorted((was_ms, state.cursor_ms))
         schedule = self.tasks.diary.pages[page.schedule_id]
         problems: list[str] = []
-        for calendars in self._versions.of(schedule):
-            for rule in self._rules[page.id]:
-                window = reference(rule, calendars).ticks(low_ms, high_ms) if not rule.after_ms else []
-                strangers = [row.tick_ms for row in rows if row.tick_ms not in window]
-                if strangers:
-                    problems.append(f"fired tick {strangers[0]}, which is none of its window")
-                elif len(window) != fired + left_out:
-                    problems.append(f"passed {len(window)} ticks, fired {fired} and left out {left_out}")
-                else:
-                    problems.append("")
+        for calendars in self._versions.named(schedule.key[0], spec.rule.calendar):
+            window = reference(spec.rule, calendars).ticks(low_ms, high_ms) if not spec.rule.after_ms else []
+            strangers = [row.tick_ms for row in rows if row.tick_ms not in window]
+            if strangers:
+                problems.append(f"fired tick {strangers[0]}, which is none of its window")
+            elif len(window) != fired + left_out:
+                problems.append(f"passed {len(window)} ticks, fired {fired} and left out {left_out}")
+            else:
+                problems.append("")
         if problems and "" not in problems:
             self._broken("undecided", seen, page, problems[0])
         if rows:
@@ -101,7 +88,3 @@ class Backfills(Watch):
             if not page.is_over and page.schedule_id in self.tasks.diary.pages and page.state.status == "running":
                 self._broken("live", final, page, f"is not over at the end, and has decided up to {page.state.cursor_ms}")
 
-
-def _add(rules: list[Rule], rule: Rule) -> None:
-    if rule not in rules:
-        rules.append(rule)

@@ -28,13 +28,16 @@ class Versions:
 
     def of(self, page: Page) -> Iterator[tuple[Calendar, ...]]:
         """Yield what the calendars a schedule names may be, the newest first; once nothing if it names none."""
-        text = page.spec.rule.calendar
+        return self.named(page.key[0], page.spec.rule.calendar)
+
+    def named(self, tenant: str, text: str) -> Iterator[tuple[Calendar, ...]]:
+        """Yield the same for an expression."""
         if not text:
             yield ()
             return
         words = text.replace("(", " ").replace(")", " ").split()
         names = [name for name in dict.fromkeys(words) if name not in _OPERATORS and name not in _BUILT_IN]
-        known: list[list[Version]] = [self._tasks.diary.calendars.get((page.key[0], name), []) for name in names]
+        known: list[list[Version]] = [self._tasks.diary.calendars.get((tenant, name), []) for name in names]
         for combination in itertools.product(*(reversed(versions) for versions in known)):
             calendars = tuple([version.calendar for version in combination if version.calendar is not None])
             if len(calendars) == len(names):

@@ -130,6 +130,14 @@ def test_it_runs_beside_a_paused_schedule_and_ends_with_a_deleted_one(shard: Sch
     assert shard.alive() == []
 
 
+def test_it_keeps_the_rule_it_began_with(shard: ScheduleHarness) -> None:
+    id = _begin(shard)
+    shard.put("report", rule=Rule(every_ms=60_000))
+    while shard.run_all():
+        shard.reopen()
+    assert _fired(shard, id) == [3, 2, 1]
+
+
 def test_of_a_schedule_that_is_not_there(shard: ScheduleHarness) -> None:
     spec = sm.BackfillSpec("nothing", START_MS - HOUR, START_MS)
     (answer,) = shard.deliver(sm.StartBackfill(TENANT, spec))

@@ -152,6 +152,7 @@ class ScheduleStory(Story):
         self, spec: sm.BackfillSpec, state: sm.BackfillState, *ticks: int, is_over: bool = False, id: int = 99
     ) -> list[int]:
         """Write a backfill, and the ticks it fires in that commit."""
+        spec = msgspec.structs.replace(spec, rule=self.rule)
         changes = self.changes()
         made = []
         for tick_ms in ticks:
