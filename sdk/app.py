@@ -4,7 +4,8 @@ import by clients, workers and child processes alike."""
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from datetime import date
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, overload
 
 from ..actors.addresses import check_name
@@ -24,6 +25,7 @@ from .options import (
 from .payload import DEFAULT_LIMIT
 
 if TYPE_CHECKING:
+    from ..actors.rules import Calendar
     from .declared import Declared
     from .shell import ShellResult
     from .shell_run import Commands
@@ -76,6 +78,7 @@ class Foliot:
         self.payload_limit = count_option("payload_limit", payload_limit, 1, 1 << 30, name)
         self.handlers: dict[str, Handler[..., Any]] = {}
         self.schedules: dict[str, Declared] = {}
+        self.calendars: dict[str, Calendar] = {}
 
     def handler(self, name: str) -> Handler[..., Any]:
         """Return the handler of that name. Raises: UnknownTaskError."""
@@ -160,6 +163,32 @@ class Foliot:
             return handler
 
         return declare
+
+    def calendar(
+        self,
+        name: str,
+        *,
+        weekdays: Iterable[str | int] = (),
+        dates: Iterable[date | str] = (),
+        yearly: Iterable[str] = (),
+        easter: Iterable[int] = (),
+        nth: Iterable[tuple[str | int, str | int, int]] = (),
+        hours: Iterable[str] = (),
+        zone: str = "",
+    ) -> Calendar:
+        """Declare a calendar that schedules may name: the scheduler has it from its next start on, before the schedules.
+
+            app.calendar("holidays", yearly=["12-25", "12-26"], easter=[-2, 1])
+
+        The words are those of `client.calendars.set`. Where somebody set a calendar of that name otherwise, the code's
+        replaces it at the next start. Raises: InvalidOptionError, InvalidCalendarError, InvalidZoneError,
+        DuplicateCalendarError.
+        """
+        from .declared import declared_calendar  # which apps without schedules do not need
+
+        words = {"weekdays": weekdays, "dates": dates, "yearly": yearly, "easter": easter, "nth": nth, "hours": hours}
+        self.calendars[name] = declared_calendar(self, name, {**words, "zone": zone})
+        return self.calendars[name]
 
     def add_shell(
         self,

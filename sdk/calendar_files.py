@@ -28,6 +28,7 @@ from .calendars import calendar_of
 
 SIZE_MAX: Final = 1 << 20  # bytes of a file
 _WORDS: Final = tuple(list(inspect.signature(calendar_of).parameters)[1:])
+_HELD: Final = ("weekdays", "dates", "yearly", "easter", "nth_weekdays", "hours")
 _FORMS: Final = (
     ("dates", re.compile(r"\d{4}-\d\d-\d\d")),
     ("yearly", re.compile(r"\d\d-\d\d")),
@@ -58,9 +59,18 @@ def read_calendars(paths: Sequence[str]) -> list[Calendar]:
     return [calendar for path in paths for calendar in read_calendar_file(path)]
 
 
-def read_calendar_file(path: str, *, name: str = "") -> list[Calendar]:
+def read_calendar_file(path: str, *, name: str = "", is_empty_right: bool = False) -> list[Calendar]:
     """Return the calendars of a file; one that has no name there is `name`, by default the file's without its ending.
-    Raises: as `read_calendars`."""
+    `is_empty_right`: it may hold neither days nor hours, which makes it every moment. Raises: as `read_calendars`."""
+    found = _calendars_in(path, name)
+    for calendar in found:
+        if not is_empty_right and not any(getattr(calendar, field) for field in _HELD):
+            problem = f"has neither days nor hours for {calendar.name!r}, which would be every moment"
+            raise CalendarFileError(path, problem, f"{_EXPECTED}; `foliot calendars set --force` sets it all the same")
+    return found
+
+
+def _calendars_in(path: str, name: str) -> list[Calendar]:
     text = _text(path)
     name = name or Path(path).stem
     if text.lstrip().startswith("{"):

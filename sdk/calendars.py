@@ -45,18 +45,24 @@ class Calendars:
         nth: Iterable[tuple[str | int, str | int, int]] = (),
         hours: Iterable[str] = (),
         zone: str = "",
+        force: bool = False,
     ) -> Calendar:
         """Create or replace a calendar, as `calendar_of` says. When this returns, the schedules that use it know it.
-        Raises: InvalidOptionError, InvalidCalendarError, InvalidZoneError."""
+        `force`: as for `put`. Raises: InvalidOptionError, InvalidCalendarError, InvalidZoneError, InvalidRequestError."""
         calendar = calendar_of(
             name, weekdays=weekdays, dates=dates, yearly=yearly, easter=easter, nth=nth, hours=hours, zone=zone
         )
-        return await self.put(calendar)
+        return await self.put(calendar, force=force)
 
-    async def put(self, calendar: Calendar) -> Calendar:
-        """Create or replace a calendar. Returns it with its version. Raises: InvalidCalendarError, InvalidZoneError."""
+    async def put(self, calendar: Calendar, *, force: bool = False) -> Calendar:
+        """Create or replace a calendar. Returns it with its version.
+
+        `force`: also if schedules that name it never tick again because of it, which is refused otherwise.
+        Raises: InvalidCalendarError, InvalidZoneError; InvalidRequestError, naming some of those schedules.
+        """
         check_calendar(calendar)
-        answer = await self._ask(SetCalendar(self._tenant, calendar), CalendarConfigured, calendar.name)
+        message = SetCalendar(self._tenant, calendar, "tell" if force else "refuse")
+        answer = await self._ask(message, CalendarConfigured, calendar.name)
         return answer.calendar
 
     async def get(self, name: str) -> Calendar:

@@ -85,22 +85,25 @@ def show(session: Session, name: str) -> None:
 @click.option("--nth", type=(str, str, int), multiple=True, metavar="MONTH DAY N", help="nov thu 4; -1 is the last.")
 @click.option("--hours", multiple=True, metavar="FROM-TO", help="A part of the day, 09:00-17:00.")
 @click.option("--zone", default="", metavar="NAME", help="IANA zone. [default: that of each schedule]")
+@click.option("--force", is_flag=True, help="Even if schedules never tick again, or it would be every day.")
 @connected
-def set_(session: Session, name: str | None, path: str | None, zone: str, **days: Any) -> None:
+def set_(session: Session, name: str | None, path: str | None, zone: str, force: bool, **days: Any) -> None:
     """Create or replace the calendar NAME, or those of a file. Schedules that use it follow at once."""
     if path is not None and (zone or any(days.values())):
         raise click.UsageError("--file holds the whole calendar: give it, or days, not both")
     if path is None and name is None:
         raise click.UsageError("give NAME, or --file FILE, whose name is the calendar's")
-    if path is None and not any(days.values()):
-        raise click.UsageError(f"calendar {name!r} would be every day: give days with --yearly, --date and so on, or --file")
+    if path is None and not force and not any(days.values()):
+        raise click.UsageError(
+            f"calendar {name!r} would be every day: give days with --yearly, --date and so on, or --file; --force sets it"
+        )
 
     async def work(client: Client) -> Sequence[Calendar]:
         if path is not None:
-            found = read_calendar_file(path, name=name or "")
+            found = read_calendar_file(path, name=name or "", is_empty_right=force)
         else:
             found = [calendar_of(name or "", zone=zone, **days)]
-        return [await client.calendars.put(each) for each in found]
+        return [await client.calendars.put(each, force=force) for each in found]
 
     for calendar in session.run(work):
         record = record_of(calendar)

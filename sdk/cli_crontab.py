@@ -16,7 +16,7 @@ from .cli_common import EXIT_FAILED, Session, connected, guarded, table
 from .cli_rules import in_utc
 from .client import Client
 from .crontab import prefix_of
-from .crontab_plan import Job, Plan, PlanOptions, default_database, machine_zone, own_account, plan_of
+from .crontab_plan import Job, Plan, PlanOptions, default_database, machine_zone, others_of, own_account, plan_of
 from .rules import RULE_WORDS, ticks_of
 from .schedule_bulk import PutResult
 from .schedule_views import preview_of
@@ -120,6 +120,7 @@ def import_(
 
     plan = guarded(read, as_json=session.as_json)
     if dry_run:
+        _note_others(session, plan)
         _print(session, plan, None, {}, [])
         return
 
@@ -141,6 +142,17 @@ def import_(
     result, gone = session.run(work)
     refused = {refusal.position: refusal.text for refusal in result.refused}
     _print(session, plan, result, refused, gone, pruned=prune)
+
+
+def _note_others(session: Session, plan: Plan) -> None:
+    """Say which users the scheduler has to allow: whether it does, only the import itself can tell."""
+    users = others_of(plan, own_account())
+    if not users or session.as_json:
+        return
+    count = sum([job.user in users for job in plan.jobs])
+    lines = "1 line runs" if count == 1 else f"{count} lines run"
+    options = " ".join(f"--shell-user {user}" for user in users)
+    click.echo(f"foliot: {lines} as another user, whom the scheduler has to allow: foliot up --shell {options}", err=True)
 
 
 def _print(

@@ -16,10 +16,10 @@ from ..actors.rules import Calendar
 from ..runtime.clock import SystemClock
 from .calendar_files import read_calendars
 from .cli_common import Session, connected, echo_json, guarded
-from .cli_rules import in_utc, rule_options, rule_words, says_when, with_moments
+from .cli_rules import in_options, in_utc, moment_in, rule_options, rule_words, says_when
 from .client import Client
 from .durations import instant_of
-from .rules import ticks_of
+from .rules import check_until, ticks_of
 from .schedule_views import NextTick, ScheduleDiff, preview_of
 
 _CHANGES: Final = (("gone", "-"), ("come", "+"), ("stay", "="))
@@ -96,19 +96,20 @@ async def _of_schedule(
     client: Client, name: str, start: str | None, until: str | None, count: int
 ) -> Sequence[NextTick]:  # fmt: skip
     info = await client.schedules.get(name)
-    words = rule_words({word: text for word, text in (("start", start), ("end", until)) if text}, info.zone)
-    return await client.schedules.preview(name, count=count, begin=words.get("start"), until=words.get("end"))
+    begin = moment_in(start, info.zone, what="start") if start else None
+    end = moment_in(until, info.zone, what="until") if until else None
+    return await client.schedules.preview(name, count=count, begin=begin, until=end)
 
 
 def _of_rule(
     session: Session, name: str, rule: dict[str, Any], until: str | None, count: int, calendars: Sequence[Calendar]
 ) -> list[NextTick]:  # fmt: skip
-    with with_moments():
+    with in_options():
         words = rule_words(rule)
         start = words.get("start")
         begin_ms = SystemClock().now_ms() if start is None else instant_of(start, what="start")
-        end = rule_words({"zone": words.get("zone", "UTC"), "end": until}) if until else {}
-        until_ms = instant_of(end["end"], what="until") if end else 0
+        until_ms = instant_of(moment_in(until, words.get("zone", "UTC"), what="until"), what="until") if until else 0
+        check_until(begin_ms, until_ms)
         ticks = ticks_of(words, now_ms=begin_ms, name=name, tenant=session.tenant, calendars=calendars)
         return preview_of(ticks, begin_ms=begin_ms, count=count, until_ms=until_ms)
 
@@ -129,7 +130,7 @@ def diff(session: Session, name: str, rule: dict[str, Any], count: int) -> None:
 
     async def work(client: Client) -> ScheduleDiff:
         info = await client.schedules.get(name)
-        with with_moments():
+        with in_options():
             return await client.schedules.diff(name, count=count, **rule_words(rule, info.zone))
 
     found = session.run(work)

@@ -6,10 +6,9 @@ A moment without an offset is one of the schedule's zone, so `--start 2026-03-29
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
@@ -21,13 +20,11 @@ from ..actors.rule_errors import InvalidRuleError
 from ..actors.schedule_messages import MISSED
 from ..actors.schedule_messages import OVERLAPS as OVERLAP_WORDS
 from .durations import InvalidInstantError
-from .rules import WHEN_WORDS
+from .rules import WHEN_WORDS, WhenError
 
 Command = Callable[..., Any]
 
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MOMENTS: Final = ("start", "end", "anchor")
-_INSTANT: Final = re.compile(r"\b\d{12,13}\b")  # milliseconds since 1970, of this century
 _NONE: Final = "none"
 _RULE: Final = (
     click.option("--cron", metavar="EXPR", help="At these times: minute hour day month weekday, such as '0 6 * * 1-5'."),
@@ -147,21 +144,9 @@ def in_utc(moment: datetime | None) -> str | None:
 
 
 @contextmanager
-def with_moments() -> Iterator[None]:
-    """Raise an error of a rule with moments where it has milliseconds since 1970, which nobody types."""
+def in_options() -> Iterator[None]:
+    """Raise errors of a rule in the words of the command line: its options."""
     try:
         yield
-    except InvalidRuleError as error:
-        field = error.field.removesuffix("_ms")
-        value = error.value
-        if field in (*_MOMENTS, "at"):
-            value = tuple(map(_written, value)) if isinstance(value, tuple) else _written(value)
-        error.args = (str(InvalidRuleError(field, value, _written(error.problem), _written(error.expected))),)
-        raise
-
-
-def _written(value: object) -> str:
-    def moment(found: re.Match[str]) -> str:
-        return str(in_utc(_EPOCH + timedelta(milliseconds=int(found[0]))))
-
-    return _INSTANT.sub(moment, str(value))
+    except WhenError as error:
+        raise WhenError(error.given, form="--{}") from None

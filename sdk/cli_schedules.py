@@ -12,12 +12,12 @@ import click
 from .cli_backfills import backfill
 from .cli_common import Session, cell, connected, echo_json, parse_arguments, parse_object, plain
 from .cli_preview import diff, preview, tick_row
-from .cli_rules import in_utc, policy_options, policy_words, rule_options, rule_words, with_moments
+from .cli_rules import in_options, in_utc, policy_options, policy_words, rule_options, rule_words
 from .cli_schedule_commands import delete, pause, resume, trigger
 from .client import Client
 from .errors import InvalidRequestError, UnknownTaskError
 from .schedule_views import NextTick, ScheduleInfo, span_words
-from .shell import SHELL, ShellNotServedError
+from .shell import SHELL, ShellNotServedError, command_line
 
 _NEXT: Final = 3
 _COUNTERS: Final = ("fired", "triggered", "missed", "skipped", "buffered", "late", "failures", "waiting")
@@ -61,10 +61,18 @@ def list_(session: Session, prefix: str, paused: bool | None, limit: int) -> Non
             else:
                 rows.append({**plain(info), "next_at": info.next_at, "last_tick": info.last_tick})
         if not session.as_json:
+            await _tell_commands(client, rows)
             columns = ("name", "state", "when", "zone", "handler", "next_at", "last_tick", "last_outcome", "fired", "missed")
             session.rows(rows, columns, empty="no such schedules")
 
     session.run(work)
+
+
+async def _tell_commands(client: Client, rows: Sequence[dict[str, Any]]) -> None:
+    """Put commands in the place of the handler that all of them share."""
+    commands = {row["name"]: row for row in rows if row["handler"] == SHELL}
+    for info in await client.schedules.get_many(commands):
+        commands[info.name]["handler"] = command_line(info.payload) or SHELL
 
 
 @schedules.command()
@@ -117,7 +125,8 @@ def history(session: Session, name: str, limit: int) -> None:
     async def work(client: Client) -> None:
         rows = []
         async for tick in client.schedules.history(name, limit=limit):
-            row = {"tick": in_utc(tick.tick), "fired_at": in_utc(tick.fired_at), "source": tick.backfill or tick.source,
+            source = f"backfill {tick.backfill}" if tick.backfill else tick.source
+            row = {"tick": in_utc(tick.tick), "fired_at": in_utc(tick.fired_at), "source": source,
                    "task": tick.task, "outcome": tick.outcome, "revision": tick.revision}  # fmt: skip
             if session.as_json:
                 echo_json({**row, "source": tick.source, "backfill": tick.backfill})
@@ -171,7 +180,7 @@ def create(
     assert handler is not None
 
     async def work(client: Client) -> ScheduleInfo:
-        with with_moments():
+        with in_options():
             words = {**rule_words(rule), **policy_words(policies), "arguments": arguments}
             put = client.schedules.put if replace else client.schedules.create
             return await put(name, handler, **words)
@@ -206,7 +215,7 @@ def update(
 
     async def work(client: Client) -> ScheduleInfo:
         info = await client.schedules.get(name)
-        with with_moments():
+        with in_options():
             words = {**rule_words(rule, info.zone), **policy_words(policies)}
             more = {"arguments": arguments} if arguments else {}
             return await client.schedules.update(name, handler=handler, **words, **more)

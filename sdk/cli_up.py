@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from typing import Any, Final
 
 import click
@@ -18,6 +18,8 @@ _STRAY_S: Final = 1.0  # for coroutines that were abandoned when their grace was
 @click.command()
 @click.option("--app", "app_ref", metavar="MODULE:APP", help="Where the app is, such as shop.tasks:app.")
 @click.option("--shell", is_flag=True, help="Run shell commands: whoever reaches the socket can then do what this user can.")
+@click.option("--shell-user", "shell_users", multiple=True, metavar="NAME",
+              help="Commands may run as this user, too; needs root; repeatable.")  # fmt: skip
 @click.option("--db", "database", default="./foliot.db", show_default=True, metavar="PATH", help="The database file.")
 @click.option("--socket", metavar="PATH", help="The local socket. [default: next to the database]")
 @click.option("--concurrency", type=click.IntRange(1, 100_000), default=2_000, show_default=True, help="Attempts at once.")
@@ -31,6 +33,7 @@ _STRAY_S: Final = 1.0  # for coroutines that were abandoned when their grace was
 def up(
     app_ref: str | None,
     shell: bool,
+    shell_users: tuple[str, ...],
     database: str,
     socket: str | None,
     concurrency: int,
@@ -49,6 +52,7 @@ def up(
 
     if app_ref is None and not shell:
         raise click.UsageError("Missing option '--app', such as shop.tasks:app; or --shell, to run shell commands")
+    _check_users(shell, shell_users)
     named = dict(label.partition("=")[::2] for label in labels)
     if not all("=" in label for label in labels) or "" in named:
         raise click.BadParameter("a label is KEY=VALUE, such as gpu=true")
@@ -60,6 +64,7 @@ def up(
             run_up(
                 app_ref,
                 shell=shell,
+                shell_users=shell_users,
                 database=database,
                 socket=socket,
                 concurrency=concurrency,
@@ -74,6 +79,21 @@ def up(
         )
 
     guarded(serve)
+
+
+def _check_users(shell: bool, users: Sequence[str]) -> None:
+    """Raises: click.UsageError if commands could never run as one of the users."""
+    if not users:
+        return
+    if not shell:
+        raise click.UsageError("--shell-user goes with --shell")
+    from .crontab_plan import own_account, refusal_of
+
+    account = own_account()
+    for user in users:
+        reason = refusal_of(user, account) if user else "would run as nobody by name, expected a user's name"
+        if reason:
+            raise click.BadParameter(f"a command {reason}", param_hint="--shell-user")
 
 
 def run_loop(work: Coroutine[Any, Any, None]) -> None:

@@ -44,7 +44,7 @@ _USER: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*\$?")
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 _UNSAFE: Final = re.compile(r"[^A-Za-z0-9_-]+")
 _NAMES: Final = ("minute", "hour", "day of month", "month", "day of week")
-_EXAMPLE: Final = "such as '0 5 * * 1'"
+_EXAMPLE: Final = "such as '0 5 * * 1 tidy-up'"
 
 
 class CrontabFileError(UsageError):
@@ -153,13 +153,15 @@ def parse_crontab(
     """Return what a crontab says.
 
     `format`: by default that of the path. `check`: called with five fields, `check_zone`: with a time zone; what they
-    refuse is a problem of the line. Raises: CrontabFileError if it is too large, and for nothing else.
+    refuse is a problem of the line. Raises: CrontabFileError if it is too large or no text, and for nothing else.
     """
     size = len(data)
     if size > SIZE_MAX:
         raise CrontabFileError(path, f"has more than {SIZE_MAX:,} bytes", f"at most {SIZE_MAX:,}")
     # Bytes that are no UTF-8 become what no command here can hold, so that only their line is a problem.
     text = data.decode("utf-8", "surrogateescape") if isinstance(data, bytes) else data
+    if "\0" in text:
+        raise CrontabFileError(path, "has a NUL character, as programs and other binary files have", "the text of a crontab")
     lines = text.removeprefix("\ufeff").split("\n")
     if len(lines) > LINES_MAX:
         raise CrontabFileError(path, f"has {len(lines):,} lines", f"at most {LINES_MAX:,}")
@@ -200,8 +202,6 @@ class _Reader:
             line.encode()
         except UnicodeEncodeError:
             raise _Refused("has bytes that are no UTF-8") from None
-        if "\0" in line:
-            raise _Refused("has a NUL character")
         if "\r" in line:
             raise _Refused("has a carriage return within the line")
         setting = _SETTING.fullmatch(line)
@@ -267,10 +267,11 @@ class _Reader:
             return known, rest
         fields: list[str] = []
         rest = text
+        count = len(re.split(r"[ \t]+", text.strip(" \t")))
+        if count < len(_NAMES):
+            raise _Refused(f"has {count} field{'s' * (count != 1)}, expected {len(_NAMES)} and a command, {_EXAMPLE}")
         for name in _NAMES:
             word, rest = _word(rest)
-            if not word:
-                raise _Refused(f"has no {name}, expected five fields and a command, {_EXAMPLE}")
             if not _FIELD.fullmatch(word):
                 raise _Refused(f"{word!r:.40} is no {name}, expected five fields and a command, {_EXAMPLE}")
             fields.append(word)

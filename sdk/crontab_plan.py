@@ -141,6 +141,11 @@ def own_account() -> Account:
     return Account(own_user(), os.geteuid() == 0, knows)
 
 
+def others_of(plan: Plan, account: Account) -> list[str]:
+    """Return the users of a plan's jobs whom a worker of this account has to be allowed to run commands as."""
+    return sorted({job.user for job in plan.jobs} - {"", account.name})
+
+
 def plan_of(paths: Sequence[str], options: PlanOptions, account: Account, *, stdin: bytes = b"") -> Plan:
     """Return what the crontabs at these paths come to; `-` is `stdin`.
 
@@ -165,7 +170,7 @@ def _add(plan: Plan, crontab: Crontab, options: PlanOptions, account: Account) -
     problems = list(crontab.problems)
     for entry in crontab.entries:
         user = entry.user or options.user or _owner(crontab.path)
-        reason = _refusal(user, account)
+        reason = refusal_of(user, account)
         if reason:
             problems.append(CrontabProblem(entry.line, f"{entry.when} {entry.user} {entry.command}"[:200], reason))
             continue
@@ -181,7 +186,7 @@ def _owner(path: str) -> str:
     return name if folder in SPOOLS else ""
 
 
-def _refusal(user: str, account: Account) -> str:
+def refusal_of(user: str, account: Account) -> str:
     """Say why a command cannot run as a user, empty if it can."""
     if not user or user == account.name:
         return ""

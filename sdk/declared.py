@@ -1,8 +1,10 @@
 """Schedules that code declares: `@app.schedule(...)` on a task's handler, and how a scheduler comes to have them.
 
-A declared schedule carries the name of its app. When a scheduler starts it puts what the code of its apps declares: what is
-as it was stays untouched, and a pause stays a pause. What an app declared once and declares no more goes on, since nobody
-can tell a schedule that was given up from one that another version of the code still wants; a warning names it.
+A declared schedule carries the name of its app. When a scheduler starts it puts what the code of its apps declares, the
+calendars (`app.calendar(...)`) first, since a schedule may name them: what is as it was stays untouched, and a pause stays a
+pause. Code wins: a calendar of a declared name that somebody set otherwise is, like an edited schedule, as the code says
+again from the next start on. What an app declared once and declares no more goes on, since nobody can tell a schedule that
+was given up from one that another version of the code still wants; a warning names it.
 """
 
 from __future__ import annotations
@@ -11,11 +13,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
 import structlog
 
+from ..actors.calendars import check_calendar
+from ..actors.rules import Calendar
 from ..actors.ticks import Ticks
 from ..runtime.clock import SystemClock
 from ..runtime.errors import UsageError
+from .calendars import calendar_of
 from .client_spec import SpecMaker
 from .handler import Handler
 from .options import InvalidOptionError
@@ -28,6 +34,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger("foliot")
 
 _LOOKED_AT: Final = 10_000  # schedules among which those no longer declared are looked for
+_SAID_AGAIN: Final = 20  # refusals that are repeated once the scheduler is ready
 
 
 class DuplicateScheduleError(UsageError):
@@ -37,6 +44,16 @@ class DuplicateScheduleError(UsageError):
 
     def __init__(self, name: str, handler: str) -> None:
         super().__init__(f"schedule {name!r} is already declared for {handler!r}, expected another name=...")
+        self.name = name
+
+
+class DuplicateCalendarError(UsageError):
+    """Two different calendars under one name."""
+
+    code = "duplicate_calendar"
+
+    def __init__(self, name: str, app: str) -> None:
+        super().__init__(f"calendar {name!r} is already declared otherwise by app {app!r}, expected another name")
         self.name = name
 
 
@@ -65,17 +82,87 @@ def declared(
     return Declared(handler, draft)
 
 
-async def put_declared(apps: Iterable[Foliot], client: Client) -> None:
-    """Have the scheduler hold what the apps declare; what it refuses is logged, and the others are there."""
+def declared_calendar(app: Foliot, name: str, words: dict[str, Any]) -> Calendar:
+    """Return a calendar that code declares, checked, so that a mistake shows where it was written.
+
+    Raises: InvalidOptionError, InvalidCalendarError, InvalidZoneError, DuplicateCalendarError.
+    """
+    calendar = calendar_of(name, **words)
+    check_calendar(calendar)
+    if app.calendars.get(name, calendar) != calendar:
+        raise DuplicateCalendarError(name, app.name)
+    return calendar
+
+
+@dataclass(frozen=True)
+class Refused:
+    """What code declares and the scheduler did not take. `kind`: "schedule" or "calendar"."""
+
+    kind: str
+    name: str
+    code: str
+    reason: str
+
+    def tell(self) -> None:
+        event = f"{self.kind}_refused"
+        log.error(event, **{self.kind: self.name}, code=self.code, reason=self.reason)
+
+
+def tell_again(refused: Sequence[Refused]) -> None:
+    """Log refusals once more where they are seen, after all that a start logs: the first few, and how many there are."""
+    for each in refused[:_SAID_AGAIN]:
+        each.tell()
+    if len(refused) > _SAID_AGAIN:
+        log.error("declarations_refused", refused=len(refused), shown=_SAID_AGAIN)
+
+
+async def put_declared(apps: Sequence[Foliot], client: Client) -> list[Refused]:
+    """Have the scheduler hold what the apps declare; what it refuses is logged and returned, and the others are there."""
+    return [*await _put_calendars(apps, client), *await _put_schedules(apps, client)]
+
+
+async def _put_calendars(apps: Iterable[Foliot], client: Client) -> list[Refused]:
+    wanted: dict[str, tuple[str, Calendar]] = {}
+    refused: list[Refused] = []
+    for app in apps:
+        for name, calendar in app.calendars.items():
+            owner, known = wanted.setdefault(name, (app.name, calendar))
+            if known != calendar:
+                error = DuplicateCalendarError(name, owner)
+                refused.append(Refused("calendar", name, error.code, str(error)))
+    if not wanted:
+        return []
+    there = {each.name: msgspec.structs.replace(each, version=0) for each in await client.calendars.list()}
+    count = 0
+    for name, (_, calendar) in wanted.items():
+        if there.get(name) == calendar:
+            continue
+        try:
+            await client.calendars.put(calendar)
+            count += 1
+        except UsageError as error:
+            refused.append(Refused("calendar", name, error.code, str(error)))
+    for each in refused:
+        each.tell()
+    if count or refused:
+        log.info("calendars_declared", set=count, unchanged=len(wanted) - count - len(refused), refused=len(refused))
+    return refused
+
+
+async def _put_schedules(apps: Iterable[Foliot], client: Client) -> list[Refused]:
     drafts = [each.draft for app in apps for each in app.schedules.values()]
     if not drafts:
-        return
+        return []
     result = await client.schedules.put_many(drafts)
-    for refusal in result.refused:
-        name = drafts[refusal.position].spec.name
-        log.error("schedule_refused", schedule=name, code=refusal.code, reason=refusal.text)
-    if result.created or result.replaced:
-        log.info("schedules_declared", created=result.created, replaced=result.replaced, unchanged=result.unchanged)
+    refused = [Refused("schedule", drafts[each.position].spec.name, each.code, each.text) for each in result.refused]
+    for each in refused:
+        each.tell()
+    if result.created or result.replaced or result.refused_count:
+        log.info(
+            "schedules_declared", created=result.created, replaced=result.replaced, unchanged=result.unchanged,
+            refused=result.refused_count,
+        )  # fmt: skip
+    return refused
 
 
 async def warn_of_undeclared(apps: Sequence[Foliot], client: Client) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import traceback
 from collections.abc import Mapping
 from typing import Any, Final
@@ -40,6 +41,13 @@ def describe(error: BaseException, policy: RetryPolicy, classes: Mapping[str, ty
         case _:
             fatal = is_fatal(type(error), policy, classes)
     return Failure(TaskError(type(error).__name__, _message(error), _traceback(error)), fatal)
+
+
+def with_notes(why: str, error: BaseException) -> str:
+    """Return why an attempt was stopped, with what its handler noted on the cancellation that stopped it."""
+    notes = getattr(error, "__notes__", None) if isinstance(error, asyncio.CancelledError) else None
+    texts = [note for note in notes if isinstance(note, str)] if isinstance(notes, list) else []
+    return _cut("; ".join([why, *texts]), MESSAGE_LIMIT)
 
 
 def is_fatal(kind: type[BaseException], policy: RetryPolicy, classes: Mapping[str, type[BaseException]]) -> bool:

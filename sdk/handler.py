@@ -26,6 +26,8 @@ class Handler(Generic[P, R]):
     `mode`: where attempts run. `takes_context`: the function's first parameter is the context, which is no argument.
     """
 
+    shape_type: type[Shape] = Shape
+
     def __init__(
         self,
         function: Callable[..., Any],
@@ -52,7 +54,7 @@ class Handler(Generic[P, R]):
             if hints.get(parameter.name) is Context:
                 raise SignatureError(name, parameter.name, "is a Context", "the context as first parameter")
         taken = parameters[1:] if self.takes_context else parameters
-        self.shape = Shape(name, taken, hints, limit=payload_limit)
+        self.shape = self.shape_type(name, taken, hints, limit=payload_limit)
         self._key = options.key
         if isinstance(self._key, str) and self._key not in [parameter.name for parameter in taken]:
             raise InvalidOptionError("key", self._key, "the name of one of its parameters, or a function", where=name)

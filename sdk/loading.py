@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 import traceback
+from pathlib import Path
+from typing import Final
 
 from ..runtime.errors import UsageError
 from .app import Foliot
+
+_OWN: Final = tuple(
+    str(Path(__file__).resolve().parent.parent / folder) + os.sep
+    for folder in ("actors", "runtime", "sdk", "stores", "transports")
+)
 
 
 class AppLoadError(UsageError):
@@ -30,9 +38,7 @@ def load_app(reference: str) -> Foliot:
     try:
         module = importlib.import_module(module_name)
     except Exception as error:
-        last = traceback.extract_tb(error.__traceback__)[-1]
-        where = f"{last.filename}:{last.lineno}"
-        problem = f"does not import: {type(error).__name__}: {error} ({where})"
+        problem = f"does not import: {type(error).__name__}: {error}{_where(error)}"
         raise AppLoadError(reference, problem, "a module that imports from the current folder") from error
     app = getattr(module, name, None)
     if not isinstance(app, Foliot):
@@ -40,3 +46,13 @@ def load_app(reference: str) -> Foliot:
         what = "is not there" if app is None else f"is a {type(app).__name__}"
         raise AppLoadError(reference, what, f"a Foliot app in {module_name}, which has {', '.join(known) or 'none'}")
     return app
+
+
+def _where(error: Exception) -> str:
+    """Return the innermost line that is neither this package's, which only says what is wrong there, nor of the import
+    machinery; "" if there is none."""
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        name = frame.filename
+        if not name.startswith("<frozen ") and not os.path.realpath(name).startswith(_OWN) and "/importlib/" not in name:
+            return f" ({name}:{frame.lineno})"
+    return ""

@@ -43,6 +43,7 @@ class PayloadError(UsageError):
         super().__init__(f"payload of {handler!r}: {where}{problem}" + (f", expected {expected}" if expected else ""))
         self.handler = handler
         self.field = field
+        self.problem = problem
         self.expected = expected
 
 

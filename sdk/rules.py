@@ -5,17 +5,18 @@ What is wrong with a single word is said here; whether the whole can be meant an
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
 import msgspec
 
 from ..actors import interval_words
-from ..actors.rule_errors import InvalidWordsError
+from ..actors.rule_errors import InvalidRuleError, InvalidWordsError, instant_text
 from ..actors.rules import Calendar, Rule
 from ..actors.schedule import seed_of
 from ..actors.ticks import Ticks, check
+from ..runtime.errors import UsageError
 from .durations import InvalidSpanError, Span, instant_of, parse_span
 from .options import InvalidOptionError
 
@@ -28,6 +29,18 @@ _TEXTS: Final = ("cron", "zone", "dst_gap", "dst_overlap", "calendar", "excluded
 _LIMIT_MAX: Final = 1 << 53
 
 
+class WhenError(UsageError):
+    """No word that says when a schedule ticks, or several. `given`: those. `form`: how whoever reads it writes a word."""
+
+    code = "invalid_option"
+
+    def __init__(self, given: Sequence[str], form: str = "{}=") -> None:
+        words = [form.format(word) for word in given]
+        problem = f"{' and '.join(words)} are given together" if words else "nothing says when to tick"
+        super().__init__(f"{problem}, expected exactly one of {', '.join(map(form.format, WHEN_WORDS))}")
+        self.given = list(given)
+
+
 def rule_of(words: Mapping[str, Any], old: Rule | None = None) -> Rule:
     """Return the rule that these words name, or `old` changed by them.
 
@@ -37,12 +50,12 @@ def rule_of(words: Mapping[str, Any], old: Rule | None = None) -> Rule:
     as in `Rule`. start, end: aware moments. limit: how many ticks fire at most. jitter: a span, hashed=True: the same one at
     every tick. None means the default.
 
-    Raises: InvalidOptionError, InvalidSpanError, InvalidInstantError, InvalidWordsError.
+    Raises: WhenError, InvalidOptionError, InvalidSpanError, InvalidInstantError, InvalidWordsError.
     """
     changes: dict[str, Any] = {}
     given = [word for word in WHEN_WORDS if words.get(word) is not None]
     if len(given) > 1 or (old is None and not given):
-        raise InvalidOptionError("when", " and ".join(given), "exactly one of cron=, every=, after= and at=")
+        raise WhenError(given)
     usual = Rule()
     for word in words:
         if word in _TEXTS and word != "cron":
@@ -142,6 +155,13 @@ def ticks_of(words: Mapping[str, Any], *, now_ms: int, name: str = "", tenant: s
     `actors.ticks.check`."""
     known = {calendar.name: calendar for calendar in calendars}
     return check(rule_of(words), known, now_ms, seed=seed_of(tenant, name))
+
+
+def check_until(begin_ms: int, until_ms: int) -> None:
+    """Raises: InvalidRuleError unless a look ahead ends after it begins; `until_ms` 0: it has no end."""
+    if until_ms and until_ms <= begin_ms:
+        expected = f"a moment after the start {instant_text(begin_ms)}"
+        raise InvalidRuleError("until", instant_text(until_ms), "is not after the start", expected)
 
 
 def span_ms(word: str, value: Span | None) -> int:

@@ -24,7 +24,7 @@ from .capture import current
 from .context import Context
 from .deadlines import Bucket, Deadlines
 from .executors import ThreadLanes, Threads
-from .failure import Failure, describe, is_fatal
+from .failure import Failure, describe, is_fatal, with_notes
 from .frames import AttemptDone
 from .processes import ProcessConfig, ProcessPool
 from .reports import Lane
@@ -338,6 +338,8 @@ class Runner:
         if attempt.given_up:
             pass
         elif attempt.stop:
+            if attempt.stop == "timed_out":
+                attempt.why = with_notes(attempt.why, error)
             self._report_stopped(attempt)
         elif isinstance(error, KeyboardInterrupt):
             self._report(attempt, OutcomeKind.INTERRUPTED)

@@ -18,7 +18,7 @@ __all__ = [
 
 _USAGE: Final = (
     "invalid_rule", "invalid_cron", "invalid_zone", "invalid_calendar", "never_ticks", "invalid_words", "calendar_in_use",
-    "too_many_backfills", "unknown_task",
+    "calendar_ends_schedules", "too_many_backfills", "unknown_task",
 )  # fmt: skip
 
 

@@ -33,7 +33,7 @@ from ..transports.local import LocalServer
 from ..transports.memory import MemoryBus
 from .app import Foliot
 from .client import Client
-from .declared import put_declared, warn_of_undeclared
+from .declared import Refused, put_declared, warn_of_undeclared
 from .logs import configure_logging_once
 from .payload import PayloadError
 from .tuning import tuned_interpreter
@@ -87,6 +87,7 @@ class Scheduler:
         self._leave = asyncio.Event()
         self._known: dict[str, tuple[Template, int]] = {}
         self.workers: list[Worker] = []
+        self.refused: Sequence[Refused] = ()  # what the apps declare and the start could not put
 
     # -- life ------------------------------------------------------------------------------------------------------------
 
@@ -164,7 +165,7 @@ class Scheduler:
                     await stack.enter_async_context(LocalServer(self.gateway, options.socket))
                 for number in range(options.workers if self._apps else 0):
                     self._start_worker(number, group)
-                await put_declared(self._apps, self.client())
+                self.refused = await put_declared(self._apps, self.client())
                 group.start_soon(self._look_for_undeclared, name="declarations")
                 ready.set_result(None)
                 try:

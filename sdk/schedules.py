@@ -47,7 +47,7 @@ from .channel import Channel
 from .durations import Span, instant_of, parse_span
 from .handler import Handler
 from .options import parse_priority
-from .rules import check_rule, rule_of
+from .rules import check_rule, check_until, rule_of
 from .schedule_bulk import BulkPut, PutResult
 from .schedule_errors import (
     BackfillNotFoundError,
@@ -74,6 +74,7 @@ from .schedule_words import Draft, DraftMaker, assemble
 R = TypeVar("R")
 T = TypeVar("T")
 _CHUNK: Final = 500  # names in one request
+_DETAILED: Final = 50  # schedules with their payloads in one answer
 _PAGE: Final = 200
 _BATCH: Final = 500
 _BACKFILLS_MAX: Final = 1_000
@@ -233,6 +234,15 @@ class Schedules(Generic[T]):
         """Raises: ScheduleNotFoundError."""
         return schedule_info(await self._view(name))
 
+    async def get_many(self, names: Iterable[str]) -> Sequence[ScheduleInfo]:
+        """Return those of the names that are there, in the order given, each with its payload."""
+        many = [*names]
+        found: Sequence[ScheduleInfo] = ()
+        for start in range(0, len(many), _DETAILED):
+            page = await self._ask(GetSchedules(self._tenant, many[start : start + _DETAILED]), SchedulesFound, "")
+            found = [*found, *map(schedule_info, page.schedules)]
+        return found
+
     async def _view(self, name: str) -> ScheduleView:
         found = await self._ask(GetSchedules(self._tenant, [name]), SchedulesFound, name)
         if not found.schedules:
@@ -249,12 +259,16 @@ class Schedules(Generic[T]):
         **words: Any,
     ) -> Sequence[NextTick]:
         """Return the next ticks from `begin` on, by default from now: of a schedule, or of a rule in words, as if the
-        schedule `name` had it. Raises: ScheduleNotFoundError, and as `create`."""
+        schedule `name` had it. Of a moment that has passed: what the rule says, whatever became of those ticks. `start` is
+        `begin`, if no rule is given and no `begin`. Raises: ScheduleNotFoundError, and as `create`."""
+        if begin is None and words.keys() == {"start"}:
+            begin = words.pop("start")
         rule = rule_of(words) if words else None
         begin_ms = 0 if begin is None else instant_of(begin, what="begin")
         until_ms = 0 if until is None else instant_of(until, what="until")
         if rule is not None:
             check_rule(rule, tenant=self._tenant, name=name, now_ms=begin_ms or self._clock.now_ms())
+        check_until(begin_ms or self._clock.now_ms(), until_ms)
         message = PreviewSchedule(self._tenant, name, rule, count, begin_ms, until_ms)
         previewed = await self._ask(message, SchedulePreviewed, name)
         return next_ticks(previewed.ticks, previewed.rule.zone)

@@ -95,6 +95,9 @@ class SyncSchedules:
     def get(self, name: str) -> ScheduleInfo:
         return self._client._call(self._async.schedules.get, name)
 
+    def get_many(self, names: Iterable[str]) -> Sequence[ScheduleInfo]:
+        return self._client._call(self._async.schedules.get_many, names)
+
     def preview(
         self,
         name: str = "",
@@ -208,14 +211,15 @@ class SyncCalendars:
         nth: Iterable[tuple[str | int, str | int, int]] = (),
         hours: Iterable[str] = (),
         zone: str = "",
+        force: bool = False,
     ) -> Calendar:
         return self._client._call(
             self._client._client.calendars.set, name, weekdays=weekdays, dates=dates, yearly=yearly, easter=easter,
-            nth=nth, hours=hours, zone=zone,
+            nth=nth, hours=hours, zone=zone, force=force,
         )  # fmt: skip
 
-    def put(self, calendar: Calendar) -> Calendar:
-        return self._client._call(self._client._client.calendars.put, calendar)
+    def put(self, calendar: Calendar, *, force: bool = False) -> Calendar:
+        return self._client._call(self._client._client.calendars.put, calendar, force=force)
 
     def get(self, name: str) -> Calendar:
         return self._client._call(self._client._client.calendars.get, name)

@@ -6,6 +6,7 @@ retried by policy. What runs the commands is in `shell_handler`; a client needs 
 
 from __future__ import annotations
 
+import shlex
 import signal
 from collections.abc import Sequence
 from typing import Annotated, Any, Final
@@ -62,7 +63,7 @@ class ShellExitError(FoliotError):
     def __init__(self, result: ShellResult, ok_codes: Sequence[int]) -> None:
         expected = " or ".join(map(str, ok_codes)) or "none at all"
         text = f"the command {_how(result)}, expected exit code {expected}"
-        lines = _last_lines(result.output)
+        lines = last_lines(result.output)
         super().__init__(f"{text}; its last output:\n{lines}" if lines else f"{text}; it printed nothing")
         self.exit_code = result.exit_code
         self.signal = result.signal
@@ -110,6 +111,17 @@ def shell_arguments(command: str | Sequence[str], arguments: dict[str, Any]) -> 
     return {"command": command if isinstance(command, str) else list(command), **arguments}
 
 
+def command_line(payload: Any, *, limit: int = 60) -> str:
+    """Return the command of a payload as one line that begins with `$`, shortened; empty if there is none in it."""
+    command = payload.get("command") if isinstance(payload, dict) else None
+    if isinstance(command, list):
+        command = shlex.join(map(str, command))
+    if not isinstance(command, str):
+        return ""
+    line = " ".join(command.split())
+    return f"$ {line}" if len(line) <= limit else f"$ {line[: limit - 3]}..."
+
+
 def _how(result: ShellResult) -> str:
     peak = f" (it had used {result.memory_peak >> 20} MiB of memory)" if result.memory_peak else ""
     if result.signal is not None:
@@ -129,6 +141,7 @@ def signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-def _last_lines(output: str) -> str:
+def last_lines(output: str) -> str:
+    """Return the end of an output that explains how it ended: a few lines."""
     lines = output.rstrip().splitlines()[-_MESSAGE_LINES:]
     return "\n".join(lines)[-_MESSAGE_CHARACTERS:]

@@ -6,12 +6,12 @@ for them, and as which users, is the operator's choice too.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import pwd
-import re
 import sys
 from collections.abc import Callable, Sequence
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
@@ -30,13 +30,37 @@ from .shell import (
     ShellRefusedError,
     ShellResult,
     ShellStartError,
+    last_lines,
     signal_name,
 )
+from .shell_output import Tail
 from .shell_run import Commands, Ended, Order, SystemCommands
+from .shell_shape import ShellShape, argv_of, check_env, text_of
 
 _EARLY_MS: Final = 500  # a command is killed so much before the end of its grace, so that its end is still told
 _REFUSED_STEPS: Final = ("user",)  # what no repetition can change
-_VARIABLE: Final = re.compile(r"[^=\0]+")
+
+
+class ShellHandler(AsyncHandler[..., ShellResult]):
+    """The handler of commands. `users`: as whom they may run, besides the worker's own user."""
+
+    shape_type = ShellShape
+    users: tuple[str, ...] = ()
+
+    def decode(self, payload: bytes) -> dict[str, Any]:
+        """Return a payload's arguments by name. The scheduler asks this of whatever is submitted, so a command that every
+        run would refuse to begin as its user never becomes a task. Raises: PayloadError."""
+        arguments = super().decode(payload)
+        user = arguments["user"]
+        if user and not self.may_run_as(user):
+            names = ", ".join(dict.fromkeys([own_user() or "nobody by name", *self.users]))
+            expected = f"one as whom commands may run here ({names}); `foliot up --shell --shell-user {user}` allows it"
+            raise PayloadError(SHELL, "user", f"is {user!r:.80}", expected)
+        return arguments
+
+    def may_run_as(self, user: str) -> bool:
+        """Tell whether the operator allows commands of this user."""
+        return user in self.users or user == own_user()
 
 
 def shell_handler(
@@ -46,7 +70,7 @@ def shell_handler(
     users: Sequence[str] = (),
     commands: Commands | None = None,
     options: TaskOptions | None = None,
-) -> AsyncHandler[..., ShellResult]:
+) -> ShellHandler:
     """Return the handler. See `Foliot.add_shell`. Raises: InvalidOptionError."""
     allowed_tenants = None if tenants is None else _names("tenants", tenants)
     allowed_users = _names("users", users)
@@ -69,14 +93,15 @@ def shell_handler(
         """Run a command: a text for the shell, or a program with its arguments, which needs none."""
         if allowed_tenants is not None and ctx.tenant not in allowed_tenants:
             raise ShellRefusedError("tenant", ctx.tenant, _allowed(allowed_tenants, "no tenant at all"))
-        if user and user not in allowed_users and user != own_user():
+        if user and not handler.may_run_as(user):
             raise ShellRefusedError("user", user, _allowed(allowed_users, "the worker's own user"))
+        check_env(env or {})
         order = Order(
-            argv=_argv(command, shell),
+            argv=argv_of(command, shell),
             shell=shell,
-            env={**_about(ctx), **_env(env or {})},
+            env={**_about(ctx), **(env or {})},
             clean_env=bool(user) if clean_env is None else clean_env,
-            cwd=_path("cwd", cwd),
+            cwd=text_of("cwd", cwd),
             user=user,
             stdin=stdin.encode(),
             limits=_set(limits or ShellLimits()),
@@ -84,8 +109,13 @@ def shell_handler(
             leave=background == "leave",
             grace_ms=_grace_ms(ctx),
         )
+        output = Tail(_writer())
         try:
-            ended = await runs.run(order, _writer())
+            ended = await runs.run(order, output.write)
+        except asyncio.CancelledError as stopped:
+            if lines := last_lines(output.text()):
+                stopped.add_note(f"its last output:\n{lines}")
+            raise
         except ShellStartError as error:
             if error.step in _REFUSED_STEPS:
                 raise ShellRefusedError(error.step, error.value, error.reason) from error
@@ -95,10 +125,9 @@ def shell_handler(
             raise ShellExitError(result, ok_codes)
         return result
 
-    handler: AsyncHandler[..., ShellResult] = AsyncHandler(
-        shell, SHELL, options or TaskOptions(queue=QUEUE), payload_limit=payload_limit
-    )
+    handler = ShellHandler(shell, SHELL, options or TaskOptions(queue=QUEUE), payload_limit=payload_limit)
     handler.mode = "command"
+    handler.users = allowed_users
     return handler
 
 
@@ -118,33 +147,6 @@ def _names(option: str, names: Sequence[str]) -> tuple[str, ...]:
 
 def _allowed(names: tuple[str, ...], otherwise: str) -> str:
     return f"the operator allows {', '.join(names) or otherwise} only"
-
-
-def _argv(command: str | list[str], shell: str) -> tuple[str, ...]:
-    program = command if isinstance(command, str) else "".join(command[:1])
-    if not program.strip():
-        raise PayloadError(SHELL, "command", "is empty", "a text for the shell, or a list of a program and its arguments")
-    if isinstance(command, str):
-        if not shell.startswith("/"):
-            raise PayloadError(SHELL, "shell", f"is {shell!r:.80}", "an absolute path such as /bin/bash")
-        command = [_path("shell", shell), "-c", command]
-    for part in command:
-        _path("command", part)
-    return tuple(command)
-
-
-def _env(env: dict[str, str]) -> dict[str, str]:
-    for name, value in env.items():
-        if not _VARIABLE.fullmatch(name):
-            raise PayloadError(SHELL, "env", f"has a variable {name!r:.80}", "names without '=' and NUL characters")
-        _path("env", value)
-    return env
-
-
-def _path(field: str, text: str) -> str:
-    if "\0" in text:
-        raise PayloadError(SHELL, field, "has a NUL character", "text that can be handed to a process")
-    return text
 
 
 def _about(ctx: Context) -> dict[str, str]:

@@ -12,6 +12,23 @@ TAIL: Final = 4 << 10  # bytes of the end that explain a result or a failure
 _NOTE: Final = b"\n[%d bytes of output left out]\n"
 
 
+class Tail:
+    """Passes output on to `write`, and remembers its end."""
+
+    def __init__(self, write: Callable[[bytes], None]) -> None:
+        self._write = write
+        self._recent = b""
+
+    def write(self, data: bytes) -> None:
+        """Take some output."""
+        self._recent = (self._recent + data[-TAIL:])[-TAIL:]
+        self._write(data)
+
+    def text(self) -> str:
+        """Return the end of what was taken."""
+        return self._recent.decode("utf-8", "replace")
+
+
 class Output:
     """The output of one command. `write`: takes what is kept, the beginning at once, the end at the end."""
 

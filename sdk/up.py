@@ -11,8 +11,10 @@ from anyio.abc import TaskGroup
 
 from ..transports.local import default_socket
 from .app import Foliot
+from .declared import tell_again
 from .loading import load_app
 from .logs import configure_logging
+from .options import InvalidOptionError
 from .scheduler import Scheduler, SchedulerOptions
 from .shell import SHELL
 
@@ -23,6 +25,7 @@ async def run_up(
     app_ref: str | None,
     *,
     shell: bool = False,
+    shell_users: Sequence[str] = (),
     database: str = "./foliot.db",
     socket: str | None = None,
     concurrency: int = 2_000,
@@ -38,13 +41,17 @@ async def run_up(
     """Serve until SIGTERM or SIGINT, then drain: running tasks get their grace, what did not start is handed back. A
     second signal ends the process at once, which loses nothing either.
 
-    `shell`: run shell commands too, or only them if no app is named. `socket`: where clients connect, by default beside
-    the database. Raises: AppLoadError, StoreInUseError, StoreUnusableError, and what an actor's supervisor gave up on.
+    `shell`: run shell commands too, or only them if no app is named; `shell_users`: as whom, besides this process's user.
+    `socket`: where clients connect, by default beside the database.
+    Raises: AppLoadError, InvalidOptionError if the app has its own say about users, StoreInUseError, StoreUnusableError, and
+    what an actor's supervisor gave up on.
     """
     apps = [load_app(app_ref)] if app_ref is not None else []
     if shell and not any(SHELL in app.handlers for app in apps):
         apps.append(Foliot("foliot"))
-        apps[-1].add_shell()
+        apps[-1].add_shell(users=shell_users)
+    elif shell_users:
+        raise InvalidOptionError("--shell-user", ", ".join(shell_users), "none: the app says so with add_shell(users=[...])")
     configure_logging(json=log_json)
     path = socket or default_socket(database)
     options = SchedulerOptions(
@@ -52,9 +59,10 @@ async def run_up(
         processes=processes, commands=commands, queues=tuple(queues or ()), labels=labels or {},
     )  # fmt: skip
 
-    async def begin(_: Scheduler, __: TaskGroup) -> None:
+    async def begin(scheduler: Scheduler, _: TaskGroup) -> None:
         handlers = sum(len(app.handlers) for app in apps)
         log.info("ready", database=database, socket=path, handlers=handlers, concurrency=concurrency)
+        tell_again(scheduler.refused)
         ready()
 
     await serve(apps, options, begin)

@@ -68,7 +68,7 @@ class Clerk:
         calendar = Calendar(
             entry.name, weekdays=tuple(entry.weekdays), dates=tuple(entry.dates), hours=tuple(entry.hours), zone=entry.zone
         )
-        await self._ask("calendar", entry.tenant, entry.name, schedule_api.SetCalendar(entry.tenant, calendar))
+        await self._ask("calendar", entry.tenant, entry.name, schedule_api.SetCalendar(entry.tenant, calendar, "let"))
 
     async def pause_all(self) -> None:
         """Pause whatever there may be, again and again until it is."""

@@ -6,6 +6,7 @@ Machines and processes have the same names: nodes n1, n2, â€¦, workers w1, w2, â
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -19,9 +20,11 @@ from ..sdk.client_spec import Options as TaskOptions
 from ..sdk.client_spec import Spec
 from ..sdk.client_submit import BulkResult
 from ..sdk.client_views import TaskInfo
+from ..sdk.declared import put_declared
 from ..sdk.durations import Span, parse_span
 from ..sdk.errors import ResultTimeoutError
 from ..sdk.handler import Handler
+from ..transports.gateway import Gateway
 from .bus import SimBus
 from .case import Options, Timings
 from .client import SimChannel
@@ -41,6 +44,7 @@ R = TypeVar("R")
 WITHIN: Final = "1d"
 """How long a test waits for a result if it says nothing else: simulated time, so it costs little."""
 _UP_MS: Final = 60_000  # so long the cluster may take to come up
+_DECLARE_AGAIN_S: Final = 1.0  # until a node that started tries again to put what the apps declare
 _QUIET: Final = 20_000  # by how much an idle cluster stretches its spans
 _QUIET_HORIZON_MS: Final = 400 * 86_400_000  # so far ahead timers are in memory
 TEST: Final = "test"
@@ -80,11 +84,26 @@ class UnknownOptionError(UsageError):
         self.known = list(known)
 
 
+class ScheduleRefusedError(UsageError):
+    """Schedules that the apps declare, and that the cluster does not take."""
+
+    code = "schedule_refused"
+
+    def __init__(self, refused: Mapping[str, str]) -> None:
+        told = "; ".join(f"{name} is refused: {text}" for name, text in refused.items())
+        super().__init__(
+            f"{told}; expected what it needs, such as a calendar, to be there: `sim.cluster(..., declare=False)`, then make "
+            "it, then `await cluster.declare()`"
+        )
+        self.refused = dict(refused)
+
+
 @dataclass(frozen=True)
 class ClusterOptions:
     """How a simulated cluster is made. `slots`: attempts at once, for each worker. `embedded`: node and workers in one
     process, as `foliot up` runs them. `idle`: `quiet` stretches heartbeats and checks, so that a year passes quickly.
-    `labels`: by worker. `skew`, `drift_ppm`: how far clocks differ at the start, and how fast they part."""
+    `labels`: by worker. `skew`, `drift_ppm`: how far clocks differ at the start, and how fast they part. `declare`: whether
+    the schedules that the apps declare are there from the start."""
 
     workers: int = 3
     nodes: int = 1
@@ -99,6 +118,7 @@ class ClusterOptions:
     synchronous: Literal["full", "normal"] = "full"
     labels: dict[str, dict[str, str]] = field(default_factory=dict)
     queues: tuple[str, ...] = ()
+    declare: bool = True
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> ClusterOptions:
@@ -118,6 +138,8 @@ class ClusterOptions:
             parse_span(getattr(self, name), what=name)
         if self.store not in ("sqlite", "cluster"):
             raise InvalidClusterError("store", self.store, "'sqlite' or 'cluster'")
+        if not isinstance(self.declare, bool):
+            raise InvalidClusterError("declare", self.declare, "True or False")
         if self.idle not in ("", "quiet"):
             raise InvalidClusterError("idle", self.idle, "'quiet', or nothing")
         if self.nodes > 1 and (self.store == "sqlite" or self.embedded):
@@ -206,6 +228,7 @@ class Cluster:
         channel = SimChannel(self._bus, self.node_names)
         self.survey = Survey(self.world, self.world_options.slots, lambda: (self.test, channel))
         self._clients: dict[str, Client] = {}
+        self._has_declared = False
         self._add_programs()
 
     def _add_programs(self) -> None:
@@ -219,8 +242,9 @@ class Cluster:
         def threads_of(limit: int, work: Any, done: Any) -> StrandThreads:
             return StrandThreads(self._strands, limit, work, done)
 
+        declare = self._declare_again if any(app.schedules or app.calendars for app in self._apps) else None
         for name in self.node_names:
-            program = node_program(self.world_options, apps=apps, queues=queues, threads_of=threads_of)
+            program = node_program(self.world_options, apps=apps, queues=queues, threads_of=threads_of, declare=declare)
             self.world.add_program(name, name, program)
         for name in self.worker_names:
             labels = self.options.labels.get(name, {})
@@ -228,7 +252,8 @@ class Cluster:
             self.world.add_program(name, name, program)
 
     async def up(self, sleep: Callable[[int], Any]) -> None:
-        """Start everything, and wait until the nodes own the shards and the workers are known. Raises: NotUpError."""
+        """Start everything, and wait until the nodes own the shards, the workers are known and the schedules that the apps
+        declare are there. Raises: NotUpError, ScheduleRefusedError."""
         for name in self.world.programs:
             self.world.start(name)
         loop = self.world.loop
@@ -237,6 +262,28 @@ class Cluster:
             if loop.now_ns >= deadline_ns:
                 raise NotUpError(missing)
             await sleep(10 * MS)
+        if self.options.declare:
+            await self.declare()
+
+    async def declare(self) -> None:
+        """Have the cluster hold the schedules and calendars that the apps declare, as a scheduler does at its start. After
+        `sim.cluster(..., declare=False)`; else it was done. Raises: ScheduleRefusedError; the others are there then."""
+        self._has_declared = True
+        refused = await put_declared(self._apps, self.client())
+        if refused:
+            raise ScheduleRefusedError({f"{each.kind} {each.name!r}": each.reason for each in refused})
+
+    async def _declare_again(self, process: Process, gateway: Gateway) -> None:
+        """A node has started: put what the apps declare, as the product does at each start. At the first, with everything
+        coming up, `declare` does it, which can tell the test of a refusal."""
+        client = Client(channel=gateway, clock=process.clock, rng=process.rng.stream("declarations"))
+        while self._has_declared and process.boot > 1:
+            try:
+                await put_declared(self._apps, client)
+                return
+            except FoliotError as error:  # the others, or the database, cannot be reached yet
+                process.note("declare_failed", error=type(error).__name__)
+            await asyncio.sleep(_DECLARE_AGAIN_S)
 
     def _missing(self) -> list[str]:
         missing = [f"an owner of shard {slot}" for slot, names in self.survey.owners().items() if not names]
@@ -299,10 +346,10 @@ class Cluster:
         """Submit many tasks, and say only how many."""
         return await self.client().submit_many(specs)
 
-    def task(self, task: Task[Any] | str | int) -> TaskHandle[Any]:
-        """Return the handle of a task that was submitted in any way."""
+    def task(self, task: Task[Any] | TaskInfo | str | int) -> TaskHandle[Any]:
+        """Return the handle of a task that came to be in any way: of a task, of one in a list, of an id."""
         client = self.client()
-        return TaskHandle(self, client, Task(client, number_of(task)))
+        return TaskHandle(self, client, Task(client, number_of(task.id if isinstance(task, TaskInfo) else task)))
 
     async def tasks(self, *, states: Iterable[str] = (), queue: str = "", handler: str = "") -> list[TaskInfo]:
         """Return all tasks, oldest first."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from typing import Any
 
 import anyio
 
@@ -35,10 +36,10 @@ Apps = Callable[[Process, Callable[[], str]], Sequence[Foliot]]
 
 def node_program(
     options: Options, *, apps: Apps | None = None, queues: Sequence[tuple[str, str]] = (),
-    threads_of: ThreadsOf | None = None,
+    threads_of: ThreadsOf | None = None, declare: Callable[[Process, Gateway], Coroutine[Any, Any, None]] | None = None,
 ) -> Callable[[Process], Awaitable[None]]:
     """Return a scheduler node; in the embedded form, with workers in its process. `threads_of`: what runs plain
-    functions."""
+    functions. `declare`: what puts the schedules that code declares, at each start."""
 
     async def main(process: Process) -> None:
         bus, store = SimBus(process), SimStore(process)
@@ -79,6 +80,8 @@ def node_program(
                 if process.is_leaving:
                     return
                 closing.append(serve_gateway(bus, gateway, process.name))
+                if declare is not None:
+                    group.start_soon(declare, process, gateway, name="declarations")
                 if apps is None or not options.embedded:
                     return
                 for number in range(options.workers):

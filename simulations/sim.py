@@ -18,6 +18,7 @@ from ..runtime.errors import FoliotError, UsageError
 from ..runtime.rng import Rng
 from ..sdk.app import Foliot
 from ..sdk.client import Task
+from ..sdk.client_views import TaskInfo
 from ..sdk.durations import Span, parse_span
 from .case import Case
 from .cluster import TEST, Cluster, ClusterOptions
@@ -145,7 +146,7 @@ class Sim:
     ) -> Cluster:
         """Make the cluster and wait until it is up. `options`: those of `ClusterOptions`, such as workers, nodes, store.
         `start`, `tz`: the wall clock now, as in the mark. Raises: UnknownOptionError, InvalidClusterError,
-        InvalidSettingError, NoClusterError."""
+        InvalidSettingError, NoClusterError, ScheduleRefusedError."""
         if self._cluster is not None:
             raise NoClusterError("this test has a cluster already")
         chosen = ClusterOptions.of(options)
@@ -381,18 +382,19 @@ class Sim:
 
     # -- what must hold ------------------------------------------------------------------------------------------------
 
-    def assert_once(self, task: Task[Any], service: str = "", operation: str = "") -> None:
-        """Check that a task completed and had its effect exactly once: on the service, or on each it called."""
+    def assert_once(self, task: Task[Any] | TaskInfo | str, service: str = "", operation: str = "") -> None:
+        """Check that a task completed and had its effect exactly once: on the service, or on each it called. `task`: one
+        that was submitted, one of `await cluster.tasks()`, or an id."""
         __tracebackhide__ = True
         handle = self._there().task(task)
         names = [service] if service else list(self.services)
-        effects = {name: self.effects(name, operation).for_task(task) for name in names}
+        effects = {name: self.effects(name, operation).for_task(handle.id) for name in names}
         told = ", ".join(f"{count} on {name}" for name, count in effects.items()) or "none at all"
         wrong = [count for count in effects.values() if count > 1 or (service and count != 1)]
         if handle.state != "completed" or wrong or not any(effects.values()):
             error = self._there().survey.last_error(handle.number)
             why = f" ({error})" if error else ""
-            text = f"task {task.id} is {handle.state}{why} with effects: {told}; expected one, and completed"
+            text = f"task {handle.id} is {handle.state}{why} with effects: {told}; expected one, and completed"
             raise InvariantError([text])
 
     def always(self, name: str, holds: Callable[[], object]) -> None:

@@ -73,10 +73,14 @@ class ListCalendars(Message, frozen=True, tag=True):
 
 class SetCalendar(Message, frozen=True, tag=True):
     """Create or replace a calendar; its version is counted by the scheduler. Answers: CalendarConfigured, when the shards
-    that could be reached know it."""
+    that could be reached know it.
+
+    `ending`: what if schedules that name it would never tick again: "refuse" (as `calendar_ends_schedules`), "tell" (set it
+    and log which), or "let" (set it unlooked)."""
 
     tenant: str
     calendar: Calendar
+    ending: str = "refuse"
 
 
 class DeleteCalendar(Message, frozen=True, tag=True):

@@ -12,6 +12,7 @@ from typing import Final
 
 from ..actors.addresses import check_name
 from ..actors.messages import LOWEST_PRIORITY
+from ..actors.rule_errors import instant_text
 from ..actors.schedule_messages import (
     MISSED,
     OVERLAPS,
@@ -33,6 +34,7 @@ _NAME: Final = re.compile(r"[A-Za-z0-9_.:/@<>-]{1,200}")
 _DAY_MS: Final = 86_400_000
 _MODES: Final = ("create", "replace", "update")
 _ACTIONS: Final = ("pause", "resume", "delete", "trigger")
+_ENDINGS: Final = ("refuse", "tell", "let")
 _BACKFILL_ACTIONS: Final = ("pause", "resume", "cancel")
 
 
@@ -131,9 +133,11 @@ def check_backfill(spec: BackfillSpec, now_ms: int, limits: EdgeLimits) -> None:
     """Raises: UsageError unless the window is past and everything is within its range."""
     check_schedule_name(spec.schedule)
     if not 0 <= spec.from_ms < spec.until_ms:
-        raise InvalidOptionError("from_ms", spec.from_ms, f"0 or more, and before until_ms {spec.until_ms}")
+        expected = f"an instant since 1970, and before the end {instant_text(spec.until_ms)}"
+        raise InvalidOptionError("start", instant_text(spec.from_ms), expected)
     if spec.until_ms > now_ms:
-        raise InvalidOptionError("until_ms", spec.until_ms, f"an instant that is past, at most {now_ms}")
+        expected = f"an instant that is past, at most {instant_text(now_ms)}"
+        raise InvalidOptionError("end", instant_text(spec.until_ms), expected)
     _one_of("reprocess", spec.reprocess, REPROCESS)
     _within("concurrency", spec.concurrency, 1, MAX_CONCURRENCY)
     _within("priority", spec.priority, -1, LOWEST_PRIORITY)
@@ -144,6 +148,11 @@ def check_backfill(spec: BackfillSpec, now_ms: int, limits: EdgeLimits) -> None:
 def check_backfill_command(request: CommandBackfills) -> None:
     """Raises: UsageError."""
     _one_of("action", request.action, _BACKFILL_ACTIONS)
+
+
+def check_ending(ending: str) -> None:
+    """Raises: UsageError."""
+    _one_of("ending", ending, _ENDINGS)
 
 
 def check_count(what: str, value: int, limits: EdgeLimits) -> None:

@@ -41,6 +41,21 @@ class CalendarInUseError(UsageError):
         self.schedules = list(schedules)
 
 
+class CalendarEndsSchedulesError(UsageError):
+    """A calendar cannot become what lets schedules that name it never tick again, unless that is forced."""
+
+    code = "calendar_ends_schedules"
+
+    def __init__(self, name: str, schedules: Sequence[str]) -> None:
+        shown = ", ".join(map(repr, schedules))
+        super().__init__(
+            f"calendar {name!r} would let {shown} never tick again, expected one that allows ticks of the schedules that "
+            "name it; force=True or --force sets it and ends them"
+        )
+        self.name = name
+        self.schedules = list(schedules)
+
+
 class UnknownHandlerError(UsageError):
     """No worker here has a handler of that name. `known`: those that are most like it, and others."""
 

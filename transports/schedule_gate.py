@@ -11,12 +11,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapp
 from typing import Any, Final
 
 import msgspec
+import structlog
 
 from ..actors.addresses import check_name, shard_address
 from ..actors.calendar_book import DELETED, calendar_slot
 from ..actors.calendars import check_calendar, names_in
 from ..actors.messages import TaskRefusal, Template
-from ..actors.rules import Calendar
+from ..actors.rule_errors import instant_text
+from ..actors.rules import Calendar, Rule
 from ..actors.schedule import seed_of
 from ..actors.schedule_messages import (
     BackfillsAnswered,
@@ -66,11 +68,18 @@ from .schedule_checks import (
     check_command,
     check_count,
     check_definition,
+    check_ending,
     check_put,
     check_schedule_name,
     is_right,
 )
-from .schedule_errors import CalendarInUseError, CalendarNotFoundError, ScheduleNotFoundError, UnknownHandlerError
+from .schedule_errors import (
+    CalendarEndsSchedulesError,
+    CalendarInUseError,
+    CalendarNotFoundError,
+    ScheduleNotFoundError,
+    UnknownHandlerError,
+)
 from .schedule_views import (
     compared,
     decode_spec,
@@ -78,10 +87,13 @@ from .schedule_views import (
     foretold,
     left_out_by,
     next_of,
+    ticks_after,
     view_of_backfill,
     view_of_schedule,
     view_of_tick,
 )
+
+log = structlog.get_logger("foliot.transports")
 
 MAX_CALENDARS: Final = 1_000  # of one tenant
 _PAGE: Final = 1_000
@@ -281,10 +293,48 @@ class ScheduleGate:
         check_name("tenant", request.tenant)
         calendar = msgspec.structs.replace(request.calendar, version=0)
         check_calendar(calendar)
-        known = [each.name for each in await self._store.calendars(request.tenant)]
+        check_ending(request.ending)
+        known = await self._calendars_of(request.tenant)
         if calendar.name not in known and len(known) >= MAX_CALENDARS:
             raise TooLargeError("the number of calendars", len(known) + 1, MAX_CALENDARS)
-        return await self._configure(request.tenant, calendar, timeout_ms)
+        ended = await self._ended_by(request.tenant, calendar, known) if request.ending != "let" else []
+        if ended and request.ending == "refuse":
+            raise CalendarEndsSchedulesError(calendar.name, ended)
+        answer = await self._configure(request.tenant, calendar, timeout_ms)
+        if ended and isinstance(answer, CalendarConfigured):
+            log.warning(
+                "calendar_ends_schedules", tenant=request.tenant, calendar=calendar.name, schedules=ended,
+                are_all=len(ended) < _NAMED,
+            )  # fmt: skip
+        return answer
+
+    async def _ended_by(self, tenant: str, calendar: Calendar, known: Mapping[str, Calendar]) -> list[str]:
+        """Return the names of the first few schedules that tick by the calendars of now, and never would by a new one."""
+        old = known.get(calendar.name)
+        if old is None or msgspec.structs.replace(old, version=0) == calendar:
+            return []  # nobody names it, or nothing changes
+        now_ms = self._clock.now_ms()
+        changed = {**known, calendar.name: calendar}
+        found: list[str] = []
+        looked_at: dict[tuple[Rule, str], bool] = {}  # many schedules have one rule
+        async for detail in self._each_schedule(tenant):
+            if not detail.row.calendars:
+                continue
+            view = view_of_schedule(detail, is_listed=True)
+            rule = view.spec.rule
+            if view.state.is_over or calendar.name not in names_in(rule.calendar):
+                continue
+            seed = seed_of(tenant, view.spec.name)
+            key = (rule, seed if "H" in rule.cron else "")
+            if key not in looked_at:
+                if len(looked_at) >= _PAGE:
+                    looked_at.clear()
+                looked_at[key] = ticks_after(rule, known, seed, now_ms) and not ticks_after(rule, changed, seed, now_ms)
+            if looked_at[key]:
+                found.append(view.spec.name)
+                if len(found) == _NAMED:
+                    break
+        return found
 
     async def _delete_calendar(self, request: DeleteCalendar, timeout_ms: int) -> Any:
         check_name("tenant", request.tenant)
@@ -370,7 +420,7 @@ class ScheduleGate:
         check_name("tenant", request.tenant)
         check_count("limit", request.limit, self._limits)
         if not 0 <= request.before_ms <= MAX_ID:
-            raise InvalidOptionError("before_ms", request.before_ms, "an instant, or 0")
+            raise InvalidOptionError("before", request.before_ms, "an instant, or 0")
         detail = await self._found(request.tenant, request.name)
         rows = await self._store.ticks(detail.row.id, before_ms=request.before_ms, limit=request.limit)
         next_before_ms = rows[-1].tick_ms if len(rows) >= request.limit else 0
@@ -401,7 +451,11 @@ class ScheduleGate:
             return SchedulePreviewed(forecast(ticks, from_ms, request.until_ms, count), request.rule)
         view = view_of_schedule(await self._found(request.tenant, request.name))
         ticks = Ticks(view.spec.rule, calendars, seed=seed_of(request.tenant, request.name))
-        found = next_of(view, ticks, from_ms, request.until_ms, request.count)
+        if from_ms < now_ms:  # what has passed is no more the schedule's: what the rule says, whatever became of it
+            count = min(request.count, view.spec.rule.limit or request.count)
+            found = forecast(ticks, from_ms, request.until_ms, count)
+        else:
+            found = next_of(view, ticks, from_ms, request.until_ms, request.count)
         return SchedulePreviewed(found, view.spec.rule, view.state.paused)
 
     async def _diff(self, request: DiffSchedule, timeout_ms: int) -> ScheduleCompared:
@@ -447,9 +501,10 @@ class ScheduleGate:
     @staticmethod
     def _check_span(from_ms: int, until_ms: int) -> None:
         if not 0 <= from_ms <= MAX_ID:
-            raise InvalidOptionError("from_ms", from_ms, "an instant, or 0: now")
+            raise InvalidOptionError("begin", from_ms, "an instant, or 0: now")
         if until_ms and not from_ms < until_ms <= MAX_ID:
-            raise InvalidOptionError("until_ms", until_ms, f"an instant after {from_ms}, or 0: no end")
+            expected = f"an instant after {instant_text(from_ms)}, or 0: no end"
+            raise InvalidOptionError("until", instant_text(until_ms), expected)
 
 
 def _window(ticks: Ticks, backfill: BackfillSpec, most: int) -> list[int]:

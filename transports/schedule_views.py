@@ -6,15 +6,17 @@ at once.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 import msgspec
 
+from ..actors.rules import Calendar, Rule
 from ..actors.schedule_messages import BackfillSpec, BackfillState, ScheduleSpec, ScheduleState
 from ..actors.schedule_rows import BackfillRow, TickRow
 from ..actors.states import State
 from ..actors.ticks import Ticks
+from ..runtime.errors import UsageError
 from ..stores.port import ScheduleDetail
 from .schedule_api import BackfillView, Forecast, ScheduleCompared, ScheduleView, TickView
 
@@ -65,6 +67,14 @@ def next_of(view: ScheduleView, ticks: Ticks, from_ms: int, until_ms: int, count
     if rule.after_ms and not state.cursor_ms:
         from_ms = ticks.after_end(from_ms) or FOREVER_MS  # it runs: nothing before a delay from now, at the earliest
     return forecast(ticks, max(from_ms, state.cursor_ms), until_ms, count)
+
+
+def ticks_after(rule: Rule, calendars: Mapping[str, Calendar], seed: str, now_ms: int) -> bool:
+    """Tell whether a rule still has a tick. One that cannot be meant with these calendars has none."""
+    try:
+        return Ticks(rule, calendars, seed=seed).after(now_ms) is not None
+    except UsageError:
+        return False
 
 
 def compared(old: Ticks, new: Ticks, now_ms: int, count: int) -> ScheduleCompared:

@@ -31,6 +31,7 @@ class Decided(Watch):
 
     def reactions(self) -> dict[type[Observation], Callable[[Any], None]]:
         self._versions = Versions(self.bounds, self.tasks)
+        self._ruled_ms: dict[int, int] = {}  # by schedule: since when it has had its fixed delay
         self._pinned: dict[int, int] = {}  # by schedule: a tick that was due when calendars changed, and may still fire
         return {Committed: self._committed}
 
@@ -115,7 +116,7 @@ class Decided(Watch):
             yield "cursor", f"went back from tick {start_ms} to {state.cursor_ms}"
         if not state.cursor_ms and not state.is_over:
             yield "stopped", "has no next tick and is not over"
-        if not (state.cursor_ms or self._may_end(after) or self._is_shut(after, known, max(start_ms, seen.now_ms))):
+        if start_ms and not (state.cursor_ms or self._may_end(after) or self._is_shut(after, known, max(start_ms, seen.now_ms))):
             yield "stopped", f"ticks no more after {start_ms}, though its rule does not end"
         if state.cursor_ms and not start_ms:
             yield "cursor", f"was over and is to tick at {state.cursor_ms}"
@@ -245,8 +246,9 @@ class Decided(Watch):
         before, after = change.before, change.after
         assert after is not None
         if before is None or before.spec.rule != after.spec.rule or not after.spec.rule.after_ms:
+            self._ruled_ms[after.id] = after.state.updated_ms  # the first tick of a rule follows no run
             return
-        ended_ms = before.state.last_ended_ms
+        ended_ms = before.state.last_ended_ms if before.state.last_ended_ms > self._ruled_ms.get(after.id, 0) else 0
         for row in change.rows:
             if row.source == SOURCE_RULE and ended_ms and row.tick_ms < ended_ms + after.spec.rule.after_ms:
                 text = f"ticked {row.tick_ms - ended_ms} ms after the run before, its delay is {after.spec.rule.after_ms} ms"

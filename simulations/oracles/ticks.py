@@ -23,6 +23,8 @@ class Ticks(Watch):
     name = "ticks"
 
     def reactions(self) -> dict[type[Observation], Callable[[Any], None]]:
+        self._first = (0, 0)  # what was due first, and since when it has been
+        self._first_ns = 0
         return {Committed: self._committed}
 
     def _committed(self, seen: Committed) -> None:
@@ -89,12 +91,18 @@ class Ticks(Watch):
             self._broken("next", seen, page, f"has its next tick at {state.cursor_ms}, but waits for {page.next_ms}")
 
     def _check_waiting(self, seen: Committed) -> None:
+        """What is due first is decided soon; it may have been due for long when it began to wait, after a pause."""
         due = self.tasks.diary.due
         calm_ms = min(self.tasks.calm_ms(seen.at_ns), self.bounds.quiet_ms(seen.at_ns // NS))
         if not due or calm_ms < self.bounds.take_over_ms:
+            self._first = (0, 0)
             return
-        next_ms, id = due[0]
-        if next_ms < seen.now_ms - self.bounds.skew_ms - self.bounds.undecided_ms:
+        first, patience_ms = due[0], self.bounds.undecided_ms
+        if first != self._first:
+            self._first, self._first_ns = first, seen.at_ns
+        next_ms, id = first
+        late_ms = seen.now_ms - self.bounds.skew_ms - next_ms
+        if late_ms > patience_ms and (seen.at_ns - self._first_ns) // NS > patience_ms:
             page = self.tasks.diary.pages[id]
             text = f"waits for {next_ms}, {seen.now_ms - next_ms} ms ago, though its shard has long had an owner"
             self._broken("stuck", seen, page, text)

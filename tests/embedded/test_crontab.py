@@ -241,6 +241,7 @@ def test_import_puts_the_lines_into_a_scheduler_that_runs_commands(tmp_path: Pat
         path.write_text("0 0 1 1 * echo new year\n")
         again_code, again = imported()
         text = foliot(socket, "crontab", "import", str(path)).stdout.splitlines()[-1]
+        listed = foliot(socket, "schedules", "list").stdout
         _, pruned = imported("--prune")
         result = foliot(socket, "schedules", "trigger", first["entries"][0]["name"], "--wait")
 
@@ -251,7 +252,28 @@ def test_import_puts_the_lines_into_a_scheduler_that_runs_commands(tmp_path: Pat
     assert (again["created"], again["unchanged"], again["left"]) == (0, 1, [first["entries"][1]["name"]])
     assert text == "0 created, 0 changed, 1 as they were, 1 of lines no longer there are left (see --prune)"
     assert pruned["deleted"] == again["left"]
+    assert all(command in listed for command in ("  $ echo new year  ", "  $ echo gone  "))
+    assert "foliot.shell" not in listed
     assert json.loads(result.stdout)["output"] == "new year\n"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root runs commands as others")
+def test_import_names_the_lines_of_users_that_the_scheduler_does_not_serve(tmp_path: Path) -> None:
+    socket = tmp_path / "foliot.sock"
+    path = tmp_path / "system"
+    path.write_text("0 0 1 1 * nobody id -un\n0 0 2 1 * daemon id -un\n0 0 3 1 * root id -un\n")
+
+    with process(tmp_path, "up", "--shell", "--shell-user", "nobody"):
+        result = foliot(socket, "crontab", "import", "--format", "system", str(path), "--json")
+        told = json.loads(result.stdout)
+        ran = [foliot(socket, "schedules", "trigger", entry["name"], "--wait").stdout for entry in told["entries"]]
+
+    assert result.exit_code == 1
+    assert [json.loads(each)["output"] for each in ran] == ["nobody\n", "root\n"]
+    (problem,) = told["problems"]
+    assert (problem["line"], told["created"]) == (2, 2)
+    assert "field 'user' is 'daemon', expected one as whom commands may run here (root, nobody); " in problem["reason"]
+    assert problem["reason"].endswith("`foliot up --shell --shell-user daemon` allows it")
 
 
 def test_import_into_a_scheduler_without_commands_says_what_is_missing(tmp_path: Path) -> None:

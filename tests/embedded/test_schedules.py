@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
 from functools import partial
@@ -13,6 +14,8 @@ import embedded_clockwork as clockwork
 import pytest
 from embedded_clockwork import StepClock
 from foliot import Client, Foliot, Scheduler
+from foliot.actors.rule_errors import InvalidCalendarError
+from foliot.sdk.declared import DuplicateCalendarError, tell_again
 from foliot.sdk.errors import InvalidRequestError
 from foliot.sdk.schedule_errors import ScheduleBusyError, ScheduleExistsError, ScheduleNotFoundError
 from foliot.sdk.schedule_views import TickInfo
@@ -460,4 +463,41 @@ async def test_a_declared_schedule_that_is_refused_is_logged_and_stops_nothing(
         names = [info.name async for info in scheduler.client().schedules.list()]
 
     assert names == ["good"]
-    assert await logged(capsys, "schedule_refused")
+    assert [(each.kind, each.name, each.code) for each in scheduler.refused] == [("schedule", "bad", "invalid_calendar")]
+    assert scheduler.refused[0].reason.endswith("set it with `foliot calendars set` or app.calendar(...)")
+    said = "".join(capsys.readouterr())
+    assert "schedule_refused" in said
+    assert re.search(r"schedules_declared.*created=1 .*refused=1\b", said), said
+    tell_again(scheduler.refused)
+    assert "schedule_refused" in "".join(capsys.readouterr())
+
+
+async def test_a_declared_calendar_is_there_before_the_schedules_and_the_code_wins(tmp_path: Path, clock: StepClock) -> None:
+    workdays = {"name": "workdays", "cron": "0 9 * * *", "calendar": "not holidays"}
+    app, other = declared(workdays), Foliot("other")
+    app.calendar("holidays", yearly=["12-25"], easter=[-2])
+    other.calendar("holidays", yearly=["12-26"])
+
+    async with scheduler_on(tmp_path, clock, app) as scheduler:
+        assert (scheduler.refused, (await scheduler.client().schedules.get("workdays")).revision) == ([], 1)
+    async with scheduler_on(tmp_path, clock, app) as scheduler:
+        client = scheduler.client()
+        assert (await client.calendars.get("holidays")).version == 1  # as it was: nothing is set
+        await client.calendars.set("holidays", yearly=["01-01"])
+    async with scheduler_on(tmp_path, clock, app, other) as scheduler:
+        calendar = await scheduler.client().calendars.get("holidays")
+
+    assert (calendar.version, calendar.yearly, calendar.easter) == (3, ("12-25",), (-2,))
+    assert [(each.kind, each.code) for each in scheduler.refused] == [("calendar", "duplicate_calendar")]
+
+
+def test_a_calendar_in_code_is_checked_where_it_is_written() -> None:
+    app = Foliot("declared")
+    app.calendar("holidays", yearly=["12-25"])
+    app.calendar("holidays", yearly=["12-25"])
+
+    with pytest.raises(InvalidCalendarError, match="yearly of calendar 'bad' '13-01'"):
+        app.calendar("bad", yearly=["13-01"])
+    with pytest.raises(DuplicateCalendarError, match="calendar 'holidays' is already declared otherwise by app 'declared'"):
+        app.calendar("holidays", yearly=["12-26"])
+    assert list(app.calendars) == ["holidays"]

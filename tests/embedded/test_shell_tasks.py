@@ -20,6 +20,7 @@ from foliot import Client, Foliot, Retry, Scheduler, SyncClient, TaskFailedError
 from foliot.sdk.cli import main
 from foliot.sdk.errors import InvalidRequestError
 from foliot.sdk.shell import ShellNotServedError, ShellResult
+from foliot.sdk.shell_handler import own_user
 from foliot.sdk.shell_run import Ended, Order
 from foliot.simulations import Sim
 
@@ -111,6 +112,16 @@ async def test_a_command_out_of_time_is_ended_with_all_it_started(tmp_path: Path
     assert not any(map(is_alive, pids))
 
 
+async def test_a_command_out_of_time_has_its_last_output_in_the_error(tmp_path: Path) -> None:
+    async with scheduler(tmp_path) as client:
+        task = await client.shell("echo copying disk 7; exec sleep 600", timeout="500ms", max_attempts=1)
+        with pytest.raises(TaskFailedError) as failed:
+            await task.result(20)
+
+    expected = "the attempt ran longer than its timeout of 500 ms; its last output:\ncopying disk 7"
+    assert failed.value.error_message == expected
+
+
 async def test_no_commands_are_run_where_nobody_allowed_it(tmp_path: Path) -> None:
     async with scheduler(tmp_path, shell=False) as client:
         with pytest.raises(ShellNotServedError, match="no worker here runs shell commands, expected `foliot up --shell`"):
@@ -121,8 +132,17 @@ async def test_arguments_that_make_no_sense_are_refused_when_they_are_submitted(
     async with scheduler(tmp_path) as client:
         with pytest.raises(InvalidRequestError, match="field 'colour' is unknown"):
             await client.shell("true", colour="red")
-        with pytest.raises(InvalidRequestError, match=r"field 'limits.cpu_s' is refused: Expected `int` >= 1"):
+        with pytest.raises(InvalidRequestError, match=r"field 'limits.cpu_s' does not fit, expected a whole number from 1"):
             await client.shell("true", limits={"cpu_s": 0})
+        with pytest.raises(InvalidRequestError, match="field 'command' is empty, expected a text for the shell"):
+            await client.shell("")
+        with pytest.raises(InvalidRequestError, match="has a variable 'A=B', expected names without '='"):
+            await client.shell("true", env={"A=B": "3"})
+        with pytest.raises(InvalidRequestError, match="field 'user' is 'no-such-user', expected one as whom commands"):
+            await client.shell("true", user="no-such-user")
+        with pytest.raises(InvalidRequestError, match="field 'command' is empty"):
+            await client.schedules.create("empty", "foliot.shell", command=" ", every="1h")
+        assert [info async for info in client.schedules.list()] == []
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's part in it is that of Linux")
@@ -208,6 +228,25 @@ async def test_a_simulation_starts_no_processes(sim: Sim) -> None:
     cluster = await sim.cluster(app, workers=1)
     with pytest.raises(TaskFailedError, match="starting a process is not possible in a simulation"):
         await (await cluster.submit("foliot.shell", command="true")).result()
+
+
+def test_users_of_commands_are_named_only_where_commands_can_run_as_them() -> None:
+    alone = CliRunner().invoke(main, ["up", "--app", "shop:app", "--shell-user", "nobody"])
+    unknown = CliRunner().invoke(main, ["up", "--shell", "--shell-user", "no-such-user"])
+
+    assert alone.exit_code == unknown.exit_code == 2
+    assert "--shell-user goes with --shell" in alone.output
+    assert "a command would run as 'no-such-user', " in unknown.output
+
+
+def test_an_app_with_commands_of_its_own_has_its_own_say_about_users(tmp_path: Path) -> None:
+    (tmp_path / "ops_of_its_own.py").write_text("from foliot import Foliot\napp = Foliot('ops')\napp.add_shell()\n")
+    own = own_user()
+    command = [*FOLIOT, "up", "--app", "ops_of_its_own:app", "--shell", "--shell-user", own]
+    refused = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+
+    assert refused.returncode == 2
+    assert f"option '--shell-user' is '{own}', expected none: the app says so with add_shell(users=[...])" in refused.stderr
 
 
 def test_up_wants_an_app_or_commands() -> None:

@@ -39,7 +39,7 @@ def test_previews_print_what_the_page_shows(tmp_path: Path) -> None:
 
 
 def test_the_programs_and_commands_of_the_page_run(tmp_path: Path) -> None:
-    shop, client, calendar, backfill = [block.text for block in blocks(PAGE) if block.kind == "python"]
+    shop, client, calendar, closing, backfill = [block.text for block in blocks(PAGE) if block.kind == "python"]
     (create,) = [block.text for block in blocks(PAGE) if block.text.startswith("foliot schedules create")]
     (tmp_path / "shop.py").write_text(shop, encoding="utf-8")
     (tmp_path / "holidays_de.txt").write_text(holidays(), encoding="utf-8")
@@ -63,6 +63,13 @@ def test_the_programs_and_commands_of_the_page_run(tmp_path: Path) -> None:
     assert "closing: 0 18 L * * moved back to weekdays and not holidays_de" in created.stdout, created.stderr
     names = [line.split()[0] for line in listed.stdout.splitlines()[1:]]
     assert names == ["closing", "invoices", "shop.report", "shop.weekly"]
+
+    (tmp_path / "books").mkdir()
+    books = Reader(tmp_path / "books")
+    (books.folder / "books.py").write_text(closing, encoding="utf-8")
+    with books.in_another_terminal("foliot up --app books:app"):
+        declared = books.type("foliot schedules list")
+    assert "0 18 L * *" in declared.stdout, declared.stderr
 
 
 def test_the_table_of_options_has_every_option() -> None:

@@ -16,6 +16,7 @@ import pytest
 from click.testing import CliRunner, Result
 from foliot.sdk.cli import main
 from foliot.sdk.errors import PastDueError, ResultTimeoutError
+from foliot.sdk.loading import AppLoadError, load_app
 
 FOLIOT = (sys.executable, "-c", "from foliot.sdk.cli import main; main()")
 SHOP = """
@@ -345,6 +346,22 @@ def test_an_error_is_one_clear_line_and_a_code(sh: Shell, args: list[str], code:
     if args[0] != "up":  # which has no answer to give
         assert as_json.exit_code == code
         assert set(json.loads(as_json.stderr)["error"]) == {"code", "message"}
+
+
+@pytest.mark.parametrize(
+    ("line", "where"),
+    [("app.schedule(cron='61 * * * *')(work)", "broken_shop.py:7)"), ("import no_such_module", "broken_shop.py:7)")],
+)
+def test_an_app_that_does_not_import_names_the_line_that_is_not_of_the_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, where: str
+) -> None:
+    head = "from foliot import Foliot\n\napp = Foliot('broken')\n@app.task\ndef work() -> None:\n    pass\n"
+    (tmp_path / "broken_shop.py").write_text(head + line + "\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    with pytest.raises(AppLoadError) as caught:
+        load_app("broken_shop:app")
+    assert where in str(caught.value)
 
 
 def test_without_a_scheduler_every_command_says_how_to_start_one(tmp_path: Path) -> None:

@@ -201,6 +201,19 @@ def test_a_dry_run_tells_all_of_a_file(tmp_path: Path) -> None:
     assert "expected `foliot crontab run`" in told["problems"][2]["reason"]
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may import lines of others")
+def test_a_dry_run_says_which_users_the_scheduler_has_to_allow() -> None:
+    text = "1 * * * * root true\n2 * * * * nobody true\n3 * * * * daemon true\n4 * * * * nobody true\n"
+    told = crontab("import", "--dry-run", "--format", "system", "-", stdin=text)
+    none = crontab("import", "--dry-run", "--format", "system", "-", stdin=text.splitlines()[0])
+
+    assert told.stderr.splitlines() == [
+        "foliot: 3 lines run as another user, whom the scheduler has to allow: "
+        "foliot up --shell --shell-user daemon --shell-user nobody"
+    ]
+    assert none.stderr == ""
+
+
 def test_a_crontab_comes_from_standard_input_too() -> None:
     result = crontab("import", "--dry-run", "--json", "-", stdin="@daily true\n")
 
@@ -226,7 +239,9 @@ def test_the_machines_own_crontabs_import() -> None:
 
 def test_what_is_wrong_as_a_whole_is_one_line_and_wrong_usage(tmp_path: Path) -> None:
     (tmp_path / "tab").write_text(USER)
+    (tmp_path / "program").write_bytes(b"\x7fELF\0\n\1\n")
     for args, line in [
+        (("import", "--dry-run", str(tmp_path / "program")), "program' has a NUL character, as programs and other"),
         (("import", str(tmp_path / "none")), "cannot be read: No such file or directory, expected the path of a crontab"),
         (("run", str(tmp_path / "none")), "cannot be read: No such file or directory, expected the path of a crontab"),
         (("run", "--strict", str(tmp_path / "tab")), "tab, line 4: cron '61 * * * *' has the minute '61'"),
@@ -237,4 +252,4 @@ def test_what_is_wrong_as_a_whole_is_one_line_and_wrong_usage(tmp_path: Path) ->
         result = crontab(*args)
         assert (result.exit_code, len(result.stderr.splitlines())) == (2, 1), result.output
         assert line in result.stderr
-    assert [path.name for path in tmp_path.iterdir()] == ["tab"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["program", "tab"]

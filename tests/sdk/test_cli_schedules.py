@@ -134,11 +134,14 @@ def test_the_last_business_day_of_the_month_in_berlin_is_no_german_holiday(tmp_p
         (["--every", "0s"], "every '0s' is no interval, expected 1 ms or more"),
         (["--every", "1h", "--start", "2026-03-29", "--end", "2026-03-28"],
          "end '2026-03-28' is before the start, expected a moment at or after '2026-03-29'"),
+        (["--every", "1h", "--start", "2026-03-29", "--until", "2026-03-28"],
+         "until '2026-03-28T00:00:00Z' is not after the start, expected a moment after the start 2026-03-29T00:00:00Z"),
         (["--every", "1h", "--start", "tomorrow"], "start 'tomorrow' is not a moment, expected"),
         (["--cron", "0 0 1 1 * ", "--end", "2020-01-01Z"], "end '2020-01-01Z' is not a moment, expected"),
         (["--cron", "0 0 1 1 * ", "--end", "2020-01-01"],
          "end '2020-01-01T00:00:00Z' is past, expected an end at or after 20"),
-        (["--every", "1h", "--cron", "* * * * *"], "option 'when' is 'cron and every', expected exactly one of"),
+        (["--every", "1h", "--cron", "* * * * *"],
+         "--cron and --every are given together, expected exactly one of --cron, --every, --after, --at"),
         (["--cron", "* * * * *", "--dst-gap", "sometimes"], "'sometimes' is not one of 'shift', 'skip'"),
         (["--cron", "0 0 * * sat", "--calendar", "weekdays"],
          "calendar 'weekdays' excludes every tick within the years searched, expected one that allows"),
@@ -158,6 +161,10 @@ def test_a_calendar_file_names_its_wrong_line(tmp_path: Path) -> None:
     wrong = ("--cron", "0 0 * * *", "--calendar", "odd", "--calendar-file", str(path))
 
     assert f"{str(path)!r} has 'Christmas' on line 2, expected 2026-12-24, 12-25, easter-2" in refused(*wrong)
+    path.write_text("17:00-09:00\n")
+    assert "hours of calendar 'odd' '17:00-09:00' cannot be meant, expected a part of one day" in refused(*wrong)
+    path.write_text("# nothing yet\n")
+    assert "has neither days nor hours for 'odd', which would be every moment, expected 2026-12-24, 12-25" in refused(*wrong)
     path.write_text('{"odd": {"yearly": ["13-01"]}}')
     assert "yearly of calendar 'odd' '13-01' cannot be meant, expected a day of the year such as '12-25'" in refused(*wrong)
     path.write_text('{"odd": {"annually": []}}')
@@ -227,7 +234,7 @@ def test_what_a_scheduler_refuses_is_one_line(sh: Shell) -> None:
         (("-p", "a=1", "--cron", "0 0 30 2 *"), "never fires"),
         (("-p", "a=one", "--every", "1h"), "a"),
         (("-p", "a=1", "--cron", "0 0 * * *", "--calendar", "nobody"), "names 'nobody' at position 0, which is not there"),
-        (("-p", "a=1"), "exactly one of cron=, every=, after= and at="),
+        (("-p", "a=1"), "exactly one of --cron, --every, --after, --at"),
     ]:
         result = sh(*wrong, *options)
         assert (result.exit_code, len(result.stderr.splitlines())) == (2, 1), result.output
@@ -255,7 +262,8 @@ def test_a_past_window_is_filled(sh: Shell) -> None:
     assert [each["id"] for each in sh.lines("backfills", "list", "days")] == [id]
     assert sh.json("backfills", "cancel", id) == {"id": id, "outcome": "ended"}
     assert "started" not in sh("schedules", "backfill", "days", "--start", "2026-03-28", "--end", "2999-01-01").stdout
-    assert len(sh.lines("schedules", "history", "days")) == 3
+    assert [tick["source"] for tick in sh.lines("schedules", "history", "days")] == ["backfill"] * 3
+    assert sh.text("schedules", "history", "days").count(f"  backfill {id}  ") == 3
 
 
 def test_calendars_come_from_options_and_files_and_are_shared(sh: Shell, tmp_path: Path) -> None:
@@ -283,3 +291,26 @@ def test_calendars_come_from_options_and_files_and_are_shared(sh: Shell, tmp_pat
     missing = sh("calendars", "show", "office")
     assert (missing.exit_code, "office" in missing.stderr) == (1, True)
     assert "would be every day" in sh("calendars", "set", "empty").stderr
+    (tmp_path / "empty.txt").write_text("# none yet\n")
+    refused_file = sh("calendars", "set", "--file", str(tmp_path / "empty.txt"))
+    assert (refused_file.exit_code, "has neither days nor hours" in refused_file.stderr) == (2, True)
+    assert sh.json("calendars", "set", "--file", str(tmp_path / "empty.txt"), "--force")["version"] == 1
+
+
+def test_a_calendar_that_ends_schedules_needs_force(sh: Shell) -> None:
+    sh.text("calendars", "set", "open", "--weekday", "mon")
+    sh.text("schedules", "create", "x", "shop.add", "-p", "a=1", "--cron", "0 8 * * mon", "--calendar", "open")
+
+    ending = ("calendars", "set", "open", "--weekday", "tue")
+    done = sh(*ending)
+    assert (done.exit_code, "calendar 'open' would let 'x' never tick again" in done.stderr) == (2, True)
+    assert sh.json(*ending, "--force")["version"] == 2
+
+
+def test_a_stored_schedule_is_previewed_from_a_moment_that_has_passed(sh: Shell) -> None:
+    sh.text("schedules", "create", "x", "shop.add", "-p", "a=1", "--cron", "0 8 * * *", "--zone", "Europe/Berlin")
+
+    told = sh.json("schedules", "preview", "x", "--start", "2024-01-01", "--until", "2024-01-03")
+    assert told == {"ticks": ["2024-01-01T07:00:00Z", "2024-01-02T07:00:00Z"]}
+    wrong = sh("schedules", "preview", "x", "--start", "2024-01-03", "--until", "2024-01-01")
+    assert (wrong.exit_code, "until '2023-12-31T23:00:00Z' is not after the start" in wrong.stderr) == (2, True)

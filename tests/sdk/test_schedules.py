@@ -93,8 +93,8 @@ def test_words_name_a_rule(words: dict[str, Any], rule: Rule) -> None:
 @pytest.mark.parametrize(
     ("words", "text"),
     [
-        ({}, "option 'when' is '', expected exactly one of cron=, every=, after= and at="),
-        ({"cron": "* * * * *", "every": "1m"}, "option 'when' is 'cron and every'"),
+        ({}, "nothing says when to tick, expected exactly one of cron=, every=, after=, at="),
+        ({"cron": "* * * * *", "every": "1m"}, "cron= and every= are given together, expected exactly one of cron=, every="),
         ({"every": "0s"}, "every '0s' is no interval, expected 1 ms or more"),
         ({"every": "-5m"}, "every '-5m' is negative"),
         ({"every": "now and then"}, "words 'every now and then' has 'now', which is no unit or day"),
@@ -297,6 +297,55 @@ async def test_a_rule_that_cannot_be_is_refused_and_nothing_is_created(
         await client.schedules.create("a", ok, **words)
 
     assert [each.name async for each in client.schedules.list()] == []
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ({"every": "1h", "end": "2020-12-01T00:00Z"}, "end '2020-12-01T00:00:00Z' is past, expected an end at or after 20"),
+        ({"at": "2020-12-01T00:00Z"}, "2020-12-01T00:00:00Z"),
+        ({"every": "1h", "calendar": "weekdays", "end": "2020-12-01T00:00Z"}, "end '2020-12-01T00:00:00Z' is past"),
+        ({"every": "1h", "start": "2027-02-01T00:00Z", "end": "2027-01-01T00:00Z"},
+         "end '2027-01-01T00:00:00Z' is before the start, expected at or after start 2027-02-01T00:00:00Z"),
+    ],
+)  # fmt: skip
+async def test_errors_say_moments_and_not_milliseconds(client: Client, words: dict[str, Any], says: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        await client.schedules.create("a", ok, **words)
+
+    assert says in str(caught.value)
+    assert "_ms" not in str(caught.value)
+
+
+async def test_a_preview_begins_in_the_past_if_it_is_told_to(client: Client) -> None:
+    await client.schedules.create("a", ok, cron="30 2 * * *", zone="Europe/Berlin")
+
+    past = await client.schedules.preview("a", count=2, begin="2024-03-30T00:00Z")
+    same = await client.schedules.preview("a", count=2, start="2024-03-30T00:00Z")
+
+    assert [tick.at.isoformat() for tick in past] == ["2024-03-30T02:30:00+01:00", "2024-03-31T03:30:00+02:00"]
+    assert same == past
+    for begin in ("2024-03-30T00:00Z", None):
+        with pytest.raises(InvalidRuleError, match="until '2024-03-29T00:00:00Z' is not after the start, expected a moment"):
+            await client.schedules.preview("a", begin=begin, until="2024-03-29T00:00Z")
+
+
+async def test_a_calendar_that_ends_schedules_is_refused_unless_it_is_forced(
+    client: Client, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await client.calendars.set("open", weekdays=["mon"])
+    await client.schedules.create("mondays", ok, cron="0 9 * * mon", calendar="open")
+    await client.schedules.create("daily", ok, cron="0 9 * * *", calendar="open")
+    await client.calendars.set("open", weekdays=["mon", "tue"])
+
+    with pytest.raises(InvalidRequestError, match="calendar 'open' would let 'mondays' never tick again") as caught:
+        await client.calendars.set("open", weekdays=["tue"])
+    assert caught.value.reason == "calendar_ends_schedules"
+    assert (await client.calendars.get("open")).version == 2
+    assert (await client.calendars.set("open", weekdays=["tue"], force=True)).version == 3
+
+    assert "calendar_ends_schedules" in "".join(capsys.readouterr())
+    assert (await client.calendars.set("open", weekdays=["tue"], hours=["08:00-10:00"])).version == 4  # it ticks no more
 
 
 async def test_the_sync_client_has_the_same(node: EdgeNode, tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ import pytest
 from foliot.actors.messages import Outcome, OutcomeKind
 from foliot.sdk.app import AsyncHandler, Foliot
 from foliot.sdk.options import InvalidOptionError
-from foliot.sdk.shell import ShellResult
+from foliot.sdk.payload import PayloadError
+from foliot.sdk.shell import ShellResult, command_line
 from foliot.sdk.shell_output import Output
 from foliot.sdk.worker import WorkerConfig
 from hypothesis import given
@@ -313,13 +314,31 @@ async def test_what_cannot_start_says_at_which_step(arguments: dict[str, Any], e
         ({"command": "true", "shell": "bash"}, "field 'shell' is 'bash', expected an absolute path such as /bin/bash"),
         ({"command": "true", "env": {"A=B": "c"}},
          "field 'env' has a variable 'A=B', expected names without '=' and NUL characters"),
-        ({"command": "true", "limits": {"cpu": 1}}, "field 'limits.cpu' is unknown, expected only the fields of its type"),
-        ({"command": 3}, "field 'command' got int, expected str or array"),
+        ({"command": "true", "env": {"A": "\0"}},
+         "field 'env' has a NUL character, expected text that can be handed to a process"),
+        ({"command": "true", "limits": {"cpu": 1}}, "field 'limits.cpu' is unknown, "
+         "expected one of cpu_s, memory_mb, file_mb, core_mb, files, processes, nice"),
+        ({"command": "true", "limits": {"cpu_s": 0}},
+         "field 'limits.cpu_s' does not fit, expected a whole number from 1, of seconds"),
+        ({"command": "true", "output_max": -1},
+         "field 'output_max' does not fit, expected a whole number from 0 to 253952, of bytes"),
+        ({"command": "true", "background": "keep"}, "field 'background' does not fit, expected 'kill' or 'leave'"),
+        ({"command": "true", "ok_codes": ["a"]},
+         "field 'ok_codes[0]' got str, expected a list of exit codes, such as [0, 1]"),
+        ({"command": 3}, f"field 'command' got int, {COMMAND}"),
+        ({}, f"field 'command' is missing, {COMMAND}"),
     ],
 )  # fmt: skip
-async def test_a_payload_that_makes_no_sense_fails_for_good(arguments: dict[str, Any], expected: str) -> None:
-    outcome, _, _ = await run(**arguments)
+async def test_a_payload_that_makes_no_sense_fails_for_good_and_is_not_even_taken(
+    arguments: dict[str, Any], expected: str
+) -> None:
+    app, shell = shell_app()
+    async with working(app) as w:
+        outcome = await w.outcome(w.lease(shell, **arguments))
+    with pytest.raises(PayloadError) as refused:
+        shell.encode((), arguments)
 
+    assert str(refused.value) == f"payload of 'foliot.shell': {expected}"
     assert message(outcome) == f"PayloadError: payload of 'foliot.shell': {expected}"
     assert outcome.fatal
 
@@ -328,6 +347,20 @@ async def test_a_payload_that_makes_no_sense_fails_for_good(arguments: dict[str,
 def test_options_that_make_no_sense_are_refused(option: dict[str, Any]) -> None:
     with pytest.raises(InvalidOptionError, match=f"option '{next(iter(option))}'"):
         Foliot("ops").add_shell(**option)
+
+
+@pytest.mark.parametrize(
+    ("payload", "line"),
+    [
+        ({"command": "a  b\n c"}, "$ a b c"),
+        ({"command": ["rm", "a b"]}, "$ rm 'a b'"),
+        ({"command": "x" * 61}, "$ " + "x" * 57 + "..."),
+        ({"command": 3}, ""),
+        (None, ""),
+    ],
+)
+def test_a_command_is_told_in_one_short_line(payload: Any, line: str) -> None:
+    assert command_line(payload) == line
 
 
 def test_an_app_runs_no_commands_unless_it_is_told_to() -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from foliot import Context, Fatal, Foliot, RetryLater, UsageError
 from foliot.sdk.errors import ResultTimeoutError, TaskFailedError
 from foliot.simulations import InvariantError, NotSettledError, Sim, SimTimeoutError
-from foliot.simulations.cluster import InvalidClusterError, UnknownOptionError
-from foliot.simulations.controls import UnknownNodeError, UnknownPointError
+from foliot.simulations.cluster import InvalidClusterError, ScheduleRefusedError, UnknownOptionError
+from foliot.simulations.controls import CrashKind, UnknownNodeError, UnknownPointError
 from foliot.simulations.outside import InvalidChanceError, ServiceError, ServiceTimeoutError, UnknownServiceError
 from foliot.simulations.sim import InvalidSettingError, NoClusterError
 from foliot.simulations.storm import UnknownFamilyError
@@ -157,6 +158,112 @@ async def test_a_year_of_a_daily_task_is_on_time(sim: Sim) -> None:
     assert ran == [first + timedelta(days=day) for day in range(30)]
 
 
+# -- schedules ---------------------------------------------------------------------------------------------------------
+
+
+def clockwork(**words: Any) -> Foliot:
+    """Return an app with a handler that gives back the moments of its ticks, at 02:30 in Berlin, and as `words` say."""
+    made = Foliot("clockwork")
+
+    @made.schedule("daily", cron="30 2 * * *", zone="Europe/Berlin")
+    @made.schedule("other", name="clockwork.other", **(words or {"every": "6h"}))
+    @made.task
+    async def report(ctx: Context, kind: str) -> list[str]:
+        assert ctx.tick is not None
+        return [kind, ctx.tick.isoformat(), datetime.now(UTC).isoformat(timespec="seconds")]
+
+    return made
+
+
+FORMS: list[dict[str, Any]] = [
+    {"workers": 1, "idle": "quiet"},
+    {"workers": 1, "embedded": True},
+    {"workers": 1, "embedded": True, "idle": "quiet"},
+    {"workers": 1, "nodes": 2, "store": "cluster", "idle": "quiet"},
+]
+
+
+@pytest.mark.parametrize("form", FORMS, ids=["sqlite", "embedded", "quiet", "cluster"])
+@pytest.mark.sim(start="2026-03-28T00:00", tz="Europe/Berlin")
+async def test_schedules_declared_in_code_tick(sim: Sim, form: dict[str, Any]) -> None:
+    cluster = await sim.cluster(clockwork(), **form)
+    await sim.advance("2d")
+
+    results = [await cluster.task(info).result() for info in await cluster.tasks()]
+    daily = [tick for kind, tick, _ in results if kind == "daily"]
+    assert daily == ["2026-03-28T01:30:00+00:00", "2026-03-29T01:30:00+00:00"], "02:30, then 03:30 as 02:30 is left out"
+    assert len([kind for kind, _, _ in results if kind == "other"]) == 8
+    assert {ran for kind, tick, ran in results if tick > ran} == set(), "none is early"
+
+
+@pytest.mark.parametrize(
+    "form", [{"workers": 1}, FORMS[1], {"nodes": 3, "store": "cluster"}], ids=["sqlite", "embedded", "cluster"]
+)
+async def test_a_node_that_starts_again_declares_again(sim: Sim, form: dict[str, Any]) -> None:
+    cluster = await sim.cluster(clockwork(), **form)
+    schedules = cluster.client().schedules
+    await schedules.pause("clockwork.other", why="a test")
+    await schedules.delete("clockwork.report")
+    kinds: tuple[CrashKind, ...] = ("process", "graceful")
+    for kind in kinds:
+        sim.node("n1").crash(kind, down="2s")
+        await sim.advance("1m")
+
+    assert [(info.name, info.state) async for info in schedules.list()] == [
+        ("clockwork.other", "paused"), ("clockwork.report", "active"),
+    ]  # fmt: skip
+
+
+async def test_a_node_that_cannot_reach_the_database_declares_once_it_can(sim: Sim) -> None:
+    cluster = await sim.cluster(clockwork(), workers=1, nodes=2, store="cluster")
+    schedules = cluster.client().schedules
+    await schedules.delete("clockwork.report")
+    sim.node("n1").crash("process", down="1s")
+    sim.node("n2").crash("process", down="1s")
+    sim.partition(["db"], span="3m")
+    await sim.advance("4m")
+
+    assert [info.name async for info in schedules.list()] == ["clockwork.other", "clockwork.report"]
+
+
+async def test_a_declared_schedule_that_is_refused_says_so(sim: Sim) -> None:
+    with pytest.raises(ScheduleRefusedError, match=r"schedule 'clockwork.other' is refused: .*'holidays'.*declare=False"):
+        await sim.cluster(clockwork(cron="0 9 * * *", calendar="not holidays"), workers=1)
+
+
+async def test_what_schedules_need_can_be_made_before_them(sim: Sim) -> None:
+    cluster = await sim.cluster(clockwork(cron="0 9 * * *", calendar="not holidays"), idle="quiet", declare=False)
+    await sim.advance("1d")
+    assert await cluster.tasks() == []
+    await cluster.client().calendars.set("holidays", dates=["2026-01-02"])
+    await cluster.declare()
+    await sim.advance("3d")
+
+    ticks = [(await cluster.task(info).result())[1] for info in await cluster.tasks()]
+    assert [tick for tick in ticks if "T09" in tick] == ["2026-01-03T09:00:00+00:00", "2026-01-04T09:00:00+00:00"]
+
+
+@pytest.mark.sim(start="2026-03-28T00:00", tz="Europe/Berlin")
+async def test_the_task_of_a_tick_is_checked_by_what_a_list_has_of_it(sim: Sim) -> None:
+    bank = sim.service("bank")
+    paying = Foliot("paying")
+
+    @paying.schedule(every="1h")
+    @paying.task
+    async def pay() -> None:
+        await bank.pay()
+
+    cluster = await sim.cluster(paying, workers=1)
+    await sim.advance("150m")
+    tasks = await cluster.tasks()
+    assert len(tasks) in (2, 3)
+    for task in tasks:
+        sim.assert_once(task)
+        sim.assert_once(task.id, "bank", "pay")
+    with pytest.raises(InvariantError, match=rf"task {tasks[0].id} is completed with effects: 0 on bank; expected one"):
+        sim.assert_once(tasks[0], "bank", "refund")
+
+
 # -- faults ------------------------------------------------------------------------------------------------------------
 
 
@@ -288,6 +395,8 @@ async def test_misuse_is_told(sim: Sim) -> None:
         await sim.cluster(app, worker=1)
     with pytest.raises(InvalidClusterError, match="workers True is not possible, expected a number from 0 to 64"):
         await sim.cluster(app, workers=True)
+    with pytest.raises(InvalidClusterError, match="declare 1 is not possible, expected True or False"):
+        await sim.cluster(app, declare=1)
     with pytest.raises(UsageError, match="latency '-1ms' is negative, expected a span"):
         await sim.cluster(app, latency="-1ms")
     with pytest.raises(InvalidSettingError, match="tz 'Mars/Base' is not possible, expected the name of a zone"):
