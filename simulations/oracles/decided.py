@@ -116,8 +116,8 @@ class Decided(Watch):
             yield "cursor", f"went back from tick {start_ms} to {state.cursor_ms}"
         if not state.cursor_ms and not state.is_over:
             yield "stopped", "has no next tick and is not over"
-        may_stop = state.cursor_ms or self._may_end(after) or self._is_shut(after, known, max(start_ms, seen.now_ms))
-        if start_ms and not may_stop:
+        has_stopped = start_ms and not state.cursor_ms and not self._may_end(after)
+        if has_stopped and not self._is_shut(after, known, max(start_ms, seen.now_ms)):
             yield "stopped", f"ticks no more after {start_ms}, though its rule does not end"
         if state.cursor_ms and not start_ms:
             yield "cursor", f"was over and is to tick at {state.cursor_ms}"
