@@ -173,9 +173,10 @@ class Schedules:
         if schedule.in_timers:
             self._timers[schedule.tier].discard(schedule.next_ms, schedule.id)
             schedule.in_timers = False
-        ticks = self._table.ticks
-        for task_id in [id for id, tick in ticks.items() if tick.schedule_id == schedule.id]:
-            del ticks[task_id]
+        table = self._table
+        for task_id in [id for id, tick in table.ticks.items() if tick.schedule_id == schedule.id]:
+            del table.ticks[task_id]
+        table.ended_ticks = [each for each in table.ended_ticks if each[1].schedule_id != schedule.id]
         schedule.alive = {}
         self.backfills.remove(schedule)
         self.forget(schedule)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 from foliot.actors import messages as m
+from foliot.actors import schedule_messages as sm
 from foliot.actors.rules import Rule
 
-from .harness_schedules import HOUR, MINUTE, SECOND, ScheduleHarness
+from .harness_schedules import EVERY_MINUTE, HOUR, MINUTE, SECOND, TENANT, ScheduleHarness
 from .harness_shard import START_MS
 
 FAILED = m.OutcomeKind.FAILED
@@ -304,6 +305,14 @@ def test_delete(shard: ScheduleHarness) -> None:
     assert shard.alive() == []
     assert shard.connection.execute("select count(*) from ticks").fetchone() == (0,)
     assert shard.put("report", mode="create") == ["created"]
+    shard.assert_balanced()
+
+
+def test_delete_in_the_turn_in_which_a_run_ends(shard: ScheduleHarness) -> None:
+    shard.put("report")
+    trigger = sm.CommandSchedules(TENANT, ["report"], "trigger", overlap="terminate_other")
+    answers = shard.deliver(trigger, sm.CommandSchedules(TENANT, ["report"], "delete"))
+    assert [answer.outcomes for answer in answers] == [["triggered"], ["deleted"]]
     shard.assert_balanced()
 
 
