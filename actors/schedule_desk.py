@@ -80,8 +80,10 @@ class ScheduleDesk:
             rows = self._table.rows_of(answer)
             self._is_busy = False
             turn.sender, turn.request = sender, request
-            if any(row.id not in self._schedules.memory and self._table.is_stale(row.id) for row in rows):
-                self._with(tenant, names, turn, act)  # it ticked meanwhile, and is in the store again
+            asked = set(absent)
+            has_left = any((tenant, name) not in known for name in names if name not in asked)
+            if has_left or any(row.id not in self._schedules.memory and self._table.is_stale(row.id) for row in rows):
+                self._with(tenant, names, turn, act)  # it ticked or ended meanwhile, and is in the store again
                 return
             found = {row.name: self._schedules.of_row(row) for row in rows}
             found |= {name: known[tenant, name] for name in names if (tenant, name) in known}

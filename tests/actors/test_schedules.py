@@ -316,6 +316,19 @@ def test_delete_in_the_turn_in_which_a_run_ends(shard: ScheduleHarness) -> None:
     shard.assert_balanced()
 
 
+def test_a_schedule_whose_last_run_ends_while_others_are_looked_up_is_still_known(shard: ScheduleHarness) -> None:
+    shard.put("once", rule=Rule(every_ms=MINUTE, limit=1))
+    (body,) = shard.lease(*shard.alive())
+    shard.hold_reads = True
+    specs = [sm.ScheduleSpec(name, 0, b"p", EVERY_MINUTE) for name in ("once", "new")]
+    shard.deliver(sm.PutSchedules(TENANT, [m.Template("app.noop")], specs))
+    shard.report(body)
+    shard.hold_reads = False
+    shard.answer_reads()
+    found = shard.connection.execute("select name, revision from schedules order by name").fetchall()
+    assert found == [("new", 1), ("once", 2)]
+
+
 def test_names_belong_to_tenants(shard: ScheduleHarness) -> None:
     shard.put("report")
     assert shard.put("report", tenant="other", mode="create") == ["created"]
