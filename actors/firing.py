@@ -125,6 +125,12 @@ class Firing:
         state.cursor_ms = tick_ms or 0
         state.is_over = tick_ms is None or self._is_used_up(schedule)
 
+    def _after_run(self, schedule: Schedule, ended_ms: int) -> int | None:
+        """Return the tick of a fixed delay that follows a run which ended. A clock that was set back leads to none that was
+        decided before."""
+        earliest_ms = schedule.state.decided_ms + 1 - schedule.spec.rule.after_ms
+        return self.ticks(schedule).after_end(max(ended_ms, earliest_ms))
+
     def _is_used_up(self, schedule: Schedule) -> bool:
         limit = schedule.spec.rule.limit
         if not limit:
@@ -151,7 +157,7 @@ class Firing:
         if self._is_used_up(schedule):
             state.cursor_ms, state.is_over = 0, True
         elif schedule.spec.rule.after_ms:
-            next_ms = None if schedule.alive else ticks.after_end(now_ms)
+            next_ms = None if schedule.alive else self._after_run(schedule, now_ms)
             state.cursor_ms = next_ms or 0
             state.is_over = next_ms is None and not schedule.alive
         else:
@@ -240,7 +246,7 @@ class Firing:
         if state.buffer and not schedule.alive and not state.paused:
             self.fire_buffered(schedule, turn)
         if schedule.spec.rule.after_ms and not schedule.alive and not state.is_over:
-            next_ms = self.ticks(schedule).after_end(turn.now_ms)
+            next_ms = self._after_run(schedule, turn.now_ms)
             state.cursor_ms = next_ms or 0
             state.is_over = next_ms is None or self._is_used_up(schedule)
 
@@ -264,7 +270,7 @@ class Firing:
         if not schedule.spec.rule.after_ms:
             self.pass_over(schedule, missed or schedule.spec.missed, turn.now_ms, turn.now_ms)
         elif state.cursor_ms and state.cursor_ms < turn.now_ms and (missed or schedule.spec.missed) == "skip":
-            state.cursor_ms = self.ticks(schedule).after_end(turn.now_ms) or 0
+            state.cursor_ms = self._after_run(schedule, turn.now_ms) or 0
             state.is_over = not state.cursor_ms
         if state.buffer and not schedule.alive:
             self.fire_buffered(schedule, turn)

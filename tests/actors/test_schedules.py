@@ -260,6 +260,19 @@ def test_an_edit_after_the_clock_was_set_back_fires_nothing_twice(shard: Schedul
     shard.assert_balanced()
 
 
+def test_a_fixed_delay_fires_nothing_twice_when_the_clock_was_set_back(shard: ScheduleHarness) -> None:
+    shard.put("report", rule=Rule(after_ms=1))
+    (body,) = shard.lease(*shard.alive())
+    shard.now_ms -= 1
+    shard.report(body)
+    shard.advance_ms(1)
+    shard.run_all()
+    shard.advance_ms(1)
+    rows = shard.connection.execute("select tick_ms from ticks order by tick_ms").fetchall()
+    assert rows == [(START_MS,), (START_MS + 1,)]
+    shard.assert_balanced()
+
+
 def test_an_edit_of_what_is_not_the_rule_leaves_the_next_tick_alone(shard: ScheduleHarness) -> None:
     rule = Rule(every_ms=HOUR, anchor_ms=START_MS + 5 * SECOND)
     shard.put("report", rule=rule)
