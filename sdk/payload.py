@@ -29,6 +29,7 @@ _AT = re.compile(r"(?s)(.*) - at `(?:key` in `)?\$\.?([^`]*)`")
 _UNKNOWN = re.compile(r"Object contains unknown field `([^`]*)`")
 _MISSING = re.compile(r"Object missing required field `([^`]*)`")
 _MISMATCH = re.compile(r"Expected `([^`]*)`, got `([^`]*)`")
+_UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)  # what decoding raises
 _MSGSPEC_KNOWS: Final = (msgspec.Struct, UUID, Decimal, date, time, timedelta)
 _PLAIN_DEFAULTS: Final = (int, float, str, bytes, bool, type(None), tuple, frozenset, Enum)
 
@@ -215,7 +216,7 @@ class Shape:
         """Return the struct of arguments, defaults filled in. Raises: PayloadError."""
         try:
             return self._decode(payload)
-        except msgspec.MsgspecError as error:
+        except _UNREADABLE as error:
             raise self._not_fitting(error) from error
 
     def decode(self, payload: bytes) -> dict[str, Any]:
@@ -232,7 +233,7 @@ class Shape:
         def call(payload: bytes, *context: Any) -> Any:
             try:
                 arguments = decode(payload)
-            except msgspec.MsgspecError as error:
+            except _UNREADABLE as error:
                 raise refuse(error) from error
             if positional:
                 return function(*context, *astuple(arguments))
@@ -241,7 +242,7 @@ class Shape:
         def call_fast(payload: bytes) -> Any:
             try:
                 arguments = decode(payload)
-            except msgspec.MsgspecError as error:
+            except _UNREADABLE as error:
                 raise refuse(error) from error
             return function(*astuple(arguments))
 
@@ -322,7 +323,7 @@ class Shape:
                 return PayloadError(self.handler, name, f"cannot be encoded: {own}", self._expected.get(name, text))
         return PayloadError(self.handler, "", f"cannot be encoded: {error}", self._names_text())
 
-    def _not_fitting(self, error: msgspec.MsgspecError) -> PayloadError:
+    def _not_fitting(self, error: Exception) -> PayloadError:
         text = str(error)
         if not isinstance(error, msgspec.ValidationError):
             return PayloadError(self.handler, "", f"is not msgpack: {text}", "a map of named arguments")

@@ -180,6 +180,7 @@ def test_arguments_that_do_not_fit_are_refused_at_submission(
     [
         (b"", "is not msgpack"),
         (b"\xc1", "is not msgpack"),
+        (b"\x81\xa5ord\xd9r\x01", "is not msgpack"),
         (msgpack.packb([1]), "is a msgpack array, expected a map of named arguments"),
         (msgpack.packb(None), "is a msgpack None, expected a map of named arguments"),
         (msgpack.packb({1: 2}), "expected a map of named arguments"),
@@ -190,6 +191,14 @@ def test_a_payload_from_elsewhere_is_checked_too(payload: bytes, text: str) -> N
     with pytest.raises(PayloadError, match=r"payload of 'shop.by_position'") as caught:
         POSITIONAL.decode(payload)
     assert text in str(caught.value)
+
+
+def test_a_payload_that_is_nested_without_end_is_refused() -> None:
+    def function(anything: Any) -> None: ...
+
+    handler = Foliot("shop").task(function)
+    with pytest.raises(PayloadError, match="is not msgpack: maximum recursion depth"):
+        handler.decode(b"\x81\xa8anything" + b"\x91" * 100_000)
 
 
 def test_a_pydantic_error_names_the_field() -> None:
