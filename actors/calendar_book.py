@@ -50,7 +50,7 @@ class CalendarBook:
 
     def stamp(self, tenant: str, expression: str) -> int:
         """Return a number that changes with the calendars an expression names, 0 if it is empty."""
-        if not expression:
+        if not expression.strip():
             return 0
         versions = [f"{leaf.name}@{self._told.get((tenant, leaf.name), 0)}" for leaf in names_of(parse(expression))]
         return fnv1a(",".join(versions).encode()) >> 2 | 1
