@@ -37,25 +37,31 @@ class Firing:
         self._intake = intake
         self._commands = commands
         self._book = book
-        self._shared: dict[Rule, Ticks] = {}  # of rules that are alike for whoever has them, as at the top of the hour
+        self.made = 0  # ticks of rules, which may have cost a search over years
+        self._shared: dict[tuple[Rule, str, int], Ticks] = {}  # of rules that are alike for whoever has them
 
     def ticks(self, schedule: Schedule) -> Ticks:
         """Return the ticks of its rule. Raises: UsageError if it has become impossible, since a calendar was deleted."""
         found = schedule.ticks
         if found is None:
-            rule = schedule.spec.rule
-            found = self._shared.get(rule)
-            if found is None:
-                found = self.ticks_by(rule, schedule)
-                if not (rule.calendar or rule.jitter_ms or rule.precision == "low" or "h" in rule.cron.lower()):
-                    if len(self._shared) >= _SHARED_MAX:
-                        self._shared.clear()
-                    self._shared[rule] = found
-            schedule.ticks = found
+            found = schedule.ticks = self.ticks_by(schedule.spec.rule, schedule)
         return found
 
     def ticks_by(self, rule: Rule, schedule: Schedule) -> Ticks:
-        """Return the ticks that a rule would give the schedule. Raises: UsageError."""
+        """Return the ticks that a rule gives the schedule. Raises: UsageError."""
+        tenant = schedule.tenant
+        if rule.jitter_ms or rule.precision == "low" or "h" in rule.cron.lower():  # drawn from its name
+            return self._made(rule, schedule)
+        key = (rule, tenant if rule.calendar else "", self._book.stamp(tenant, rule.calendar))
+        found = self._shared.get(key)
+        if found is None:
+            if len(self._shared) >= _SHARED_MAX:
+                self._shared.clear()
+            found = self._shared[key] = self._made(rule, schedule)
+        return found
+
+    def _made(self, rule: Rule, schedule: Schedule) -> Ticks:
+        self.made += 1
         return Ticks(rule, self._book.of(schedule.tenant), seed=seed_of(schedule.tenant, schedule.name))
 
     # -- the rule's ticks --------------------------------------------------------------------------------------------------

@@ -159,6 +159,8 @@ class ScheduleDesk:
 
     def _check(self, schedule: Schedule, now_ms: int) -> None:
         """Raises: UsageError unless the rule can be meant and will tick."""
+        if self._schedules.firing.ticks(schedule).first(now_ms) is not None:
+            return
         calendars = self._schedules.book.of(schedule.tenant)
         check(schedule.spec.rule, calendars, now_ms, seed=seed_of(schedule.tenant, schedule.name))
 

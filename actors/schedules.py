@@ -38,7 +38,7 @@ from .timers import TimerConfig, TimerQueue
 
 FIRE_MAX: Final = 256  # schedules to a turn
 _LEAD_MS: Final = 50  # by so much ticks of other precision stay behind those of high precision that fire meanwhile
-_SWEEP: Final = 16  # each may have to search years of its calendars
+_SWEEP: Final = 16
 _TIERS: Final = 2
 
 
@@ -239,7 +239,12 @@ class Schedules:
             schedule = self.of_row(row)
             if schedule.stamp == self.book.stamp(schedule.tenant, schedule.spec.rule.calendar):
                 continue
+            made = self.firing.made
             self.settle(schedule, turn)
+            is_moved = self.firing.made > made and schedule.spec.rule.excluded != "skip"
+            if is_moved or not schedule.state.cursor_ms:
+                self._swept = row.id  # it may have taken half a second: others have their turn
+                break
 
     def _recompute(self, schedule: Schedule, now_ms: int) -> None:
         """Compute its next tick by the calendars of now. Whoever comes first does it, the sweep or what happens to the

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from foliot.actors import schedule_messages as sm
 from foliot.actors.calendar_book import DELETED, calendar_slot
 from foliot.actors.rules import Calendar, Rule
 from foliot.actors.shard import ShardConfig
+from foliot.actors.ticks import Ticks
 
-from .harness_schedules import HOUR, TENANT, ScheduleHarness
+from .harness_schedules import HOUR, MINUTE, TENANT, ScheduleHarness
 from .harness_shard import START_MS
 
 DAY = 24 * HOUR
@@ -112,3 +115,48 @@ def test_of_two_changes_the_newer_wins_in_whatever_order_they_come(shard: Schedu
         assert answer == sm.CalendarConfigured(TENANT, message.calendar, message.epoch, message.number)
     shard.put("open", rule=DAILY)
     assert _day(shard, "open") == 1
+
+
+def test_a_calendar_of_blanks_only_is_no_calendar(shard: ScheduleHarness) -> None:
+    shard.put("report", overlap="allow_all")
+    assert shard.put("report", rule=Rule(every_ms=MINUTE, calendar="  "), overlap="allow_all") == ["replaced"]
+    shard.advance_to(60)
+    assert [second for second, _ in shard.ticks("report")] == [0, 60]
+
+
+def test_schedules_with_one_rule_and_calendar_search_it_once(
+    shard: ScheduleHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    made = _count_ticks(monkeypatch)
+    shard.calendar(Calendar("office", weekdays=(0, 1, 2, 3, 4), hours=((540, 720),)))
+    rule = Rule(every_ms=HOUR, calendar="office", excluded="next")
+    shard.put(*[f"r{number}" for number in range(20)], rule=rule)
+    assert len(made) == 1
+    shard.calendar(Calendar("office", weekdays=(0, 1, 2, 3), hours=((540, 720),)))
+    assert len(made) == 2
+    assert shard.next_ms("r0") == shard.next_ms("r19")
+
+
+def test_after_an_edit_a_turn_searches_for_one_schedule_whose_ticks_move(
+    shard: ScheduleHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    shard.calendar(Calendar("office", weekdays=(0, 1, 2, 3, 4)))
+    for number in range(5):
+        shard.put(f"r{number}", rule=Rule(cron=f"{number} 2 * * *", calendar="office", excluded="next"))
+    made = _count_ticks(monkeypatch)
+    shard.hold_reads = True
+    shard.calendar(Calendar("office", weekdays=(5,)))
+    for count in range(1, 6):
+        shard.deliver(shard.held.pop(), sender="shard.0", request=0)
+        assert len(made) == count
+
+
+def _count_ticks(monkeypatch: pytest.MonkeyPatch) -> list[Rule]:
+    made: list[Rule] = []
+
+    def make(rule: Rule, *rest: Any, **named: Any) -> Ticks:
+        made.append(rule)
+        return Ticks(rule, *rest, **named)
+
+    monkeypatch.setattr("foliot.actors.firing.Ticks", make)
+    return made
