@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 BACKFILLS_MAX: Final = 256  # not over, in one shard
 _CHUNK: Final = 64  # ticks looked at to a step
-_TICKS_MAX: Final = 4_096  # rows of ticks there may be for a chunk
+_TICKS_MAX: Final = 4_096  # rows of ticks to a page
 _encode = msgspec.msgpack.Encoder().encode
 _decode_spec = msgspec.msgpack.Decoder(sm.BackfillSpec).decode
 _decode_state = msgspec.msgpack.Decoder(sm.BackfillState).decode
@@ -159,21 +159,27 @@ class Backfills:
             if backfill.spec.reprocess == "all" or not chunk:
                 self._fire(backfill, schedule, chunk, {}, turn)
                 return
-            from_ms, until_ms = min(chunk), max(chunk) + 1
-            query = ReadTicks(self._table.next_token, schedule.id, from_ms, until_ms, _TICKS_MAX)
-            self._table.ask(query, lambda answer, turn: self._decided(backfill, chunk, answer, turn), turn)
+            self._look_up(backfill, chunk, min(chunk), {}, turn)
 
         self._with_schedule(backfill, turn, with_schedule)
 
-    def _decided(self, backfill: Backfill, chunk: list[int], answer: TicksRead, turn: Turn) -> None:
-        """Fire what is left of a chunk, knowing what became of its ticks before: of each, the newest that made a task."""
-        before: dict[int, int] = {}
-        for row in answer.rows:
-            if row.task_id:
-                before[row.tick_ms] = row.outcome
-        self._with_schedule(
-            backfill, turn, lambda schedule, turn: self._fire(backfill, schedule, chunk, before, turn)
-        )  # fmt: skip
+    def _look_up(self, backfill: Backfill, chunk: list[int], from_ms: int, before: dict[int, int], turn: Turn) -> None:
+        """Fire what is left of a chunk, knowing what became of its ticks before: of each, the newest that made a task.
+        People may have triggered any number between them, so it is read page by page."""
+
+        def resume(answer: TicksRead, turn: Turn) -> None:
+            rows = answer.rows
+            before.update((row.tick_ms, row.outcome) for row in rows if row.task_id)
+            if len(rows) < _TICKS_MAX:
+                self._with_schedule(
+                    backfill, turn, lambda schedule, turn: self._fire(backfill, schedule, chunk, before, turn)
+                )  # fmt: skip
+            elif backfill.id in self._running:
+                self._look_up(backfill, chunk, max(rows[-1].tick_ms, from_ms + 1), before, turn)
+
+        until_ms = max(chunk) + 1
+        query = ReadTicks(self._table.next_token, backfill.schedule_id, from_ms, until_ms, _TICKS_MAX)
+        self._table.ask(query, resume, turn)
 
     def _with_schedule(self, backfill: Backfill, turn: Turn, act: Callable[[Schedule, Turn], None]) -> None:
         known = self._schedules.memory.get(backfill.schedule_id)

@@ -149,3 +149,20 @@ def test_a_long_window_is_looked_at_in_pieces(shard: ScheduleHarness) -> None:
     assert len(_fired(shard, id)) == 200
     shard.run_all()
     assert _state(shard, id).status == "done"
+
+
+def test_what_people_triggered_between_the_ticks_does_not_hide_those_that_fired(
+    shard: ScheduleHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    monkeypatch.setattr("foliot.actors.backfills._TICKS_MAX", 8)
+    for _ in range(3):
+        shard.advance_ms(HOUR)
+        shard.run_all()
+        for _ in range(20):
+            shard.do("trigger", "report", overlap="allow_all")
+            shard.advance_ms(1)
+        shard.run_all()
+    spec = sm.BackfillSpec("report", START_MS, shard.now_ms)
+    (answer,) = shard.deliver(sm.StartBackfill(TENANT, spec))
+    state = _state(shard, answer.ids[0])
+    assert (state.status, state.fired, state.left_out) == ("done", 0, 3)
