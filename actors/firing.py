@@ -25,7 +25,7 @@ ALIVE_MAX: Final = 1_000  # runs of one schedule, and ticks in its buffer
 LATE_TICKS_MAX: Final = 1_000  # ticks that are made up for after one absence
 _SHARED_MAX: Final = 4_096
 _BURST: Final = 16  # ticks of one schedule to a turn
-_PASSED: Final = 256  # ticks counted as missed to a turn
+_PASSED: Final = 256  # ticks counted as missed to a turn, but for intervals, whose number is computed
 _BAD: Final = frozenset((State.FAILED, State.DEAD, State.EXPIRED))
 
 
@@ -150,10 +150,10 @@ class Firing:
         if state.late_ticks and state.late_ticks[0] < state.cursor_ms:  # calendars have changed, and it is none any more
             state.late_ticks = tuple(tick for tick in state.late_ticks if tick >= state.cursor_ms)
         until = state.late_ticks[0] if state.late_ticks else state.pass_until_ms + 1
-        passed = ticks.between(state.cursor_ms, until, _PASSED)
-        state.missed += len(passed)
-        state.decided_ms = passed[-1] if passed else state.decided_ms
-        next_ms = ticks.after(passed[-1]) if passed else ticks.after(until - 1)
+        count, last_ms = ticks.passed(state.cursor_ms, until, _PASSED)
+        state.missed += count
+        state.decided_ms = last_ms if count else state.decided_ms
+        next_ms = ticks.after(last_ms) if count else ticks.after(until - 1)
         state.cursor_ms = next_ms or 0
         state.is_over = next_ms is None
 

@@ -91,6 +91,16 @@ class Ticks:
             tick = self.after(tick)
         return found
 
+    def passed(self, from_ms: int, until_ms: int, limit: int) -> tuple[int, int]:
+        """Return how many ticks are in [from_ms, until_ms), of which the first is at `from_ms`, and the last of them. Of other
+        rules than intervals without a calendar at most `limit` are counted."""
+        every_ms = self.rule.every_ms
+        if every_ms and self._allowed is None:
+            further = max(until_ms - 1 - from_ms, -1) // every_ms
+            return further + 1, from_ms + further * every_ms
+        found = self.between(from_ms, until_ms, limit)
+        return len(found), found[-1] if found else 0
+
     def last_before(self, instant_ms: int, from_ms: int) -> int | None:
         """Return the latest tick in [from_ms, instant_ms], None if there is none, or for a fixed delay.
 

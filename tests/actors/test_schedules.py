@@ -91,7 +91,7 @@ def test_a_tick_that_is_late_by_less_than_the_grace_is_not_missed(shard: Schedul
 
 
 def test_an_hour_of_missed_seconds_is_counted_in_many_short_turns(shard: ScheduleHarness) -> None:
-    shard.put("beat", rule=Rule(every_ms=SECOND), missed="last", grace_ms=0)
+    shard.put("beat", rule=Rule(cron="* * * * * *"), missed="last", grace_ms=0)
     shard.run_all()
     shard.now_ms += 3_600 * SECOND + 500
     commits = shard.commits
@@ -99,6 +99,17 @@ def test_an_hour_of_missed_seconds_is_counted_in_many_short_turns(shard: Schedul
     assert shard.state("beat").missed == 3_599
     assert shard.ticks("beat") == [(0, "completed"), (3_600, "alive")]
     assert shard.commits - commits >= 14
+
+
+def test_a_year_of_missed_milliseconds_is_counted_at_once(shard: ScheduleHarness) -> None:
+    shard.put("beat", rule=Rule(every_ms=1), missed="last", grace_ms=0)
+    shard.run_all()
+    shard.now_ms += 366 * 24 * HOUR
+    commits = shard.commits
+    shard.reopen()
+    assert shard.state("beat").missed == 366 * 24 * HOUR - 2
+    assert shard.state("beat").fired == 2
+    assert shard.commits - commits <= 4
 
 
 @pytest.mark.parametrize("overlap", ["skip", "buffer_one", "buffer_all", "terminate_other", "allow_all"])
