@@ -80,5 +80,7 @@ class Deadlines(Generic[T]):
         for number in due:
             for item in list(self._buckets.pop(number, ())):
                 self._on_due(item)
-        if self._buckets and self._timer is None:
-            self._arm(min(self._buckets))
+        if self._buckets:
+            first = min(self._buckets)
+            if self._timer is None or first < self._timer_at:  # what was due may have put in something far off
+                self._arm(first)
