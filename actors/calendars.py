@@ -31,6 +31,7 @@ BUILT_IN: Final = (
     Calendar(name="weekends", weekdays=(5, 6)),
 )
 MAX_DATES: Final = 20_000  # in one calendar
+MAX_OTHERS: Final = 1_500  # of each other kind in one calendar: the minutes of a day, and more
 SEARCH_S: Final = 40 * 366 * DAY_S  # an allowed moment further away is not looked for
 SEARCH_STEPS: Final = 10_000  # spans looked at in one search
 
@@ -255,9 +256,10 @@ def check_calendar(calendar: Calendar) -> None:
         raise wrong("name", calendar.name, "cannot be used", "1-63 of a-z, 0-9, '_', '.' and '-', no operator")
     if calendar not in BUILT_IN and any(calendar.name == each.name for each in BUILT_IN):
         raise wrong("name", calendar.name, "is built in", "another name")
-    if len(calendar.dates) > MAX_DATES:
-        raise wrong("dates", len(calendar.dates), "are too many", f"at most {MAX_DATES}")
     for field, is_right, expected in _CHECKS:
+        most = MAX_DATES if field == "dates" else MAX_OTHERS
+        if len(getattr(calendar, field)) > most:
+            raise wrong(field, len(getattr(calendar, field)), "are too many", f"at most {most}")
         for value in getattr(calendar, field):
             if not is_right(value):
                 raise wrong(field, value, "cannot be meant", expected)
