@@ -129,6 +129,7 @@ def test_the_last_business_day_of_the_month_in_berlin_is_no_german_holiday(tmp_p
         (["--cron", "0 0 30 2 *"],
          "cron '0 0 30 2 *' never fires: it names no day that exists, expected a day that its months have"),
         (["--cron", "61 * * * *"], "cron '61 * * * *' has the minute '61', expected 0-59"),
+        (["--cron", "999999999999 * * * *"], "has the minute '999999999999', expected 0-59"),
         (["--cron", "* * * * *", "--zone", "Europe/Berln"],
          "zone 'Europe/Berln' is not a time zone, expected 'Europe/Berlin' or"),
         (["--every", "0s"], "every '0s' is no interval, expected 1 ms or more"),
