@@ -92,7 +92,7 @@ class Ticks:
         return found
 
     def passed(self, from_ms: int, until_ms: int, limit: int) -> tuple[int, int]:
-        """Return how many ticks are in [from_ms, until_ms), the first of which is at `from_ms`, and the last of them. At most
+        """Return how many ticks are in [from_ms, until_ms), the first of which is at `from_ms`, and the last. At most
         `limit` are counted, unless the rule is an interval without a calendar."""
         every_ms = self.rule.every_ms
         if every_ms and self._allowed is None:
