@@ -87,7 +87,7 @@ BUGS: Final = (
     Bug(
         "missed not counted",
         "ticks that passed are left out without a word",
-        (Edit(Firing, "_count_missed", "state.missed += len(passed)", "pass"),),
+        (Edit(Firing, "_count_missed", "state.missed += count", "pass"),),
         ("decided:undecided",),
         profiles=("schedules",),
     ),
