@@ -57,7 +57,7 @@ class ShellShape(Shape):
             text_of(field, getattr(found, field))
         return found
 
-    def _not_fitting(self, error: msgspec.MsgspecError) -> PayloadError:
+    def _not_fitting(self, error: Exception) -> PayloadError:
         found = super()._not_fitting(error)
         words = WORDS.get(found.field.partition("[")[0])
         if words is None and found.field.startswith(_LIMIT):
