@@ -10,8 +10,6 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-import msgspec
-
 from .payload import PayloadError, Shape
 from .shell import OUTPUT_MAX, SHELL
 
