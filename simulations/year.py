@@ -76,6 +76,8 @@ def _schedule(dice: Dice, number: int, days: int) -> PutSchedule:
         case "daily":
             every = {"every_ms": _DAY_MS, "anchor_ms": dice.below(_DAY_MS)}
             fields |= dice.pick(({"cron": f"{minute} {hour} * * *"}, every))
+            if dice.chance(1, 15):  # runs that are alive when the next tick comes
+                fields |= {"takes_ms": 30 * _HOUR_MS, "timeout_ms": 40 * _HOUR_MS}
         case "workdays":
             fields |= {"cron": f"{minute} {hour} * * 1-5"}
         case "weekly":

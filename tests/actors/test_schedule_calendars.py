@@ -73,6 +73,18 @@ def test_a_paused_schedule_goes_by_the_calendar_of_its_resumption(shard: Schedul
     assert _day(shard, "open") == 0
 
 
+def test_an_edit_that_takes_away_ticks_which_were_to_be_made_up_for_holds_nothing_up(shard: ScheduleHarness) -> None:
+    shard.calendar(Calendar("closed", dates=("2020-01-01",)))
+    rule = Rule(every_ms=60_000, calendar="not closed")
+    shard.put("open", rule=rule, missed="all", overlap="allow_all", max_catchup=40)
+    shard.now_ms += HOUR  # nobody was there
+    shard.calendar(Calendar("closed", hours=((8 * 60 + 45, 8 * 60 + 50),)))
+    state = shard.state("open")
+    assert state.late_ticks == ()
+    assert state.cursor_ms == shard.now_ms + 60_000
+    assert 0 < state.fired < 41
+
+
 def test_a_schedule_whose_calendar_is_deleted_pauses_and_says_why(shard: ScheduleHarness) -> None:
     shard.calendar(Calendar("closed", dates=("2027-01-15",)))
     shard.put("open", rule=DAILY)
