@@ -6,6 +6,8 @@ It knows nothing of pytest; the plugin hands it a coroutine function, and gets b
 from __future__ import annotations
 
 import gc
+import logging
+import sys
 from collections.abc import Callable, Coroutine, Iterator, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -160,8 +162,15 @@ def _own_logs(sim: Sim) -> Iterator[None]:
         raise structlog.DropEvent
 
     before = structlog.get_config()
+    root = logging.getLogger()
+    handlers, streams = list(root.handlers), (sys.stdout, sys.stderr)
     structlog.configure(processors=[take], wrapper_class=structlog.make_filtering_bound_logger(0))
     try:
         yield
     finally:
         structlog.configure(**before)
+        # A worker routes the output of its process, and one that was killed never undoes it.
+        sys.stdout, sys.stderr = streams
+        for handler in list(root.handlers):
+            if handler not in handlers:
+                root.removeHandler(handler)
