@@ -398,3 +398,47 @@ def test_high_precision_goes_first(shard: ScheduleHarness) -> None:
     shard.advance_ms(1)
 
     assert len(shard.alive()) == 1_001 > schedules.FIRE_MAX
+
+
+def test_a_tick_that_is_late_by_more_than_the_grace_is_missed(shard: ScheduleHarness) -> None:
+    shard.put("report", grace_ms=10_000)
+    shard.run_all()
+    shard.now_ms += 75 * SECOND
+    shard.reopen()
+    assert shard.ticks("report") == [(0, "completed")]
+    assert shard.state("report").missed == 1
+
+
+def test_the_last_missed_tick_does_not_fire_if_it_is_too_old(shard: ScheduleHarness) -> None:
+    shard.put("report", rule=Rule(every_ms=HOUR, anchor_ms=START_MS), missed="last", grace_ms=0, max_lateness_ms=60_000)
+    shard.run_all()
+    shard.now_ms += HOUR + 120 * SECOND
+    shard.reopen()
+    assert shard.ticks("report") == [(0, "completed")]
+    assert shard.state("report").missed == 1
+
+
+def test_what_waits_in_the_buffer_waits_for_the_end_of_a_pause_too(shard: ScheduleHarness) -> None:
+    shard.put("report", overlap="buffer_one")
+    (first,) = shard.lease(*shard.alive())
+    shard.advance_to(60)
+    shard.do("pause", "report")
+    shard.report(first)
+    assert shard.alive() == []
+    shard.do("resume", "report")
+    assert shard.ticks("report") == [(0, "completed"), (60, "alive")]
+
+
+def test_a_schedule_has_a_bounded_number_of_runs_alive(shard: ScheduleHarness) -> None:
+    shard.put("beat", rule=Rule(every_ms=SECOND), overlap="allow_all")
+    shard.advance_to(1_002)
+    assert len(shard.alive()) == 1_000
+    assert shard.state("beat").skipped == 3
+
+
+def test_a_schedule_in_memory_for_its_run_ticks_when_its_far_off_time_has_come(shard: ScheduleHarness) -> None:
+    shard.put("hourly", rule=Rule(every_ms=HOUR, anchor_ms=START_MS), overlap="allow_all")
+    shard.put("other", rule=Rule(every_ms=HOUR, anchor_ms=START_MS + 5))  # so that the store has timers beyond the boundary
+    shard.lease(*shard.alive())
+    shard.advance_to(3_600)
+    assert shard.ticks("hourly") == [(0, "alive"), (3_600, "alive")]
