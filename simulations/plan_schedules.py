@@ -56,7 +56,11 @@ class ScheduleMaker:
                 work += self._commands(commands, put)
         if "backfills" in self._features:
             backfills = Dice(self._seed, "schedules/backfills")
-            work += [self._backfill(backfills, put) for put in puts if not put.after_ms and backfills.chance(1, 3)]
+            dense = {one.name for one in work if isinstance(one, PutSchedule) and not _is_daily(one)}
+            work += [
+                self._backfill(backfills, put, is_daily=put.name not in dense)
+                for put in puts if not put.after_ms and backfills.chance(1, 3)
+            ]  # fmt: skip
         return work
 
     def _span(self, dice: Dice, low_ms: int, high_ms: int) -> int:
@@ -179,8 +183,8 @@ class ScheduleMaker:
     def _after(self, dice: Dice, at_ms: int) -> int:
         return min(at_ms + dice.log_between(20, max(self._busy_ms - at_ms, 20)), self._busy_ms)
 
-    def _backfill(self, dice: Dice, put: PutSchedule) -> Backfill:
-        is_daily = put.cron.endswith(" * * *") and put.cron[0].isdigit() and " " in put.cron and len(put.cron.split()) == 5
+    def _backfill(self, dice: Dice, put: PutSchedule, *, is_daily: bool) -> Backfill:
+        """Return a backfill of weeks for a schedule that is daily whatever is edited, else of about as long as a run."""
         span_ms = dice.between(1, 20) * 86_400_000 if is_daily else self._span(dice, 2_000, 60_000)
         at_ms = min(put.at_ms + self._span(dice, 500, 20_000), self._busy_ms)
         until_ms = dice.pick((0, at_ms - 1_500, at_ms - 10_000))
@@ -217,3 +221,9 @@ class ScheduleMaker:
                 minute = start.hour * 60 + start.minute + dice.below(minutes)
                 first = min(minute, 1_438) % 1_440
                 return SetCalendar(at_ms, name, hours=[(first, min(first + dice.between(1, minutes), 1_440))], zone="UTC")
+
+
+def _is_daily(put: PutSchedule) -> bool:
+    minute, _, rest = put.cron.partition(" ")
+    hour, _, days = rest.partition(" ")
+    return minute.isdigit() and hour.isdigit() and days == "* * *"
