@@ -1,0 +1,1 @@
+"""The clustered form: nodes, workers and what starts them."""

@@ -1,0 +1,1 @@
+"""PostgreSQL: what survives, for the nodes of a cluster."""

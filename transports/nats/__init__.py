@@ -1,0 +1,1 @@
+"""NATS: how messages travel between the processes of a cluster."""
