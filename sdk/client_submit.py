@@ -8,7 +8,7 @@ neighbour.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
 from typing import Final
 
 import msgspec
@@ -16,22 +16,15 @@ import msgspec
 from ..actors.messages import SubmitTasks, TaskRefusal, TasksSubmitted
 from ..runtime.bus import Refusal
 from ..runtime.clock import Clock
-from ..runtime.errors import FoliotError, UnavailableError
+from ..runtime.errors import FoliotError
 from ..runtime.rng import Rng
-from ..transports.local import NotRunningError
-from ..transports.repeats import RETRYABLE
+from .bulk import BATCH_BYTES, Bulk
 from .channel import Channel
 from .client_spec import Spec, assemble
-from .errors import BulkStoppedError, error_of, error_of_task
-from .options import InvalidOptionError, count_option
+from .errors import error_of, error_of_task
 
 SUBMIT_TIMEOUT_MS: Final = 30_000
-_TOGETHER_MAX: Final = 256  # single tasks in one message
-_BATCH: Final = 500  # tasks of a bulk submission in one message ...
-_BATCH_BYTES: Final = 1 << 20  # ... or payload bytes of either, whichever comes first
-_IN_FLIGHT: Final = 8
-_REFUSED_KEPT: Final = 1_000
-_BACKOFF_MAX_MS: Final = 5_000
+_TOGETHER_MAX: Final = 256  # single tasks in one message, unless they have more bytes than one takes
 
 
 class BulkResult(msgspec.Struct):
@@ -85,7 +78,7 @@ class Submitter:
         start, size = 0, 0
         for at, (spec, _) in enumerate(waiting):
             size += len(spec.payload)
-            if at > start and (at - start >= _TOGETHER_MAX or size > _BATCH_BYTES):
+            if at > start and (at - start >= _TOGETHER_MAX or size > BATCH_BYTES):
                 self._begin_sending(waiting[start:at])
                 start, size = at, len(spec.payload)
         self._begin_sending(waiting[start:])
@@ -156,11 +149,7 @@ class Submitter:
         patience_ms: int,
     ) -> BulkResult:
         """Submit all of them, `in_flight` batches at a time. Raises: BulkStoppedError."""
-        if not isinstance(specs, Iterable | AsyncIterable):
-            raise InvalidOptionError("specs", type(specs), "an iterable of specs, such as (client.spec(...) for ...)")
-        count_option("batch", batch, 1, 1_000)
-        count_option("in_flight", in_flight, 1, 32)
-        return await _Bulk(self, self._clock, progress, keep_ids, patience_ms).run(specs, batch, in_flight)
+        return await _BulkSubmission(self, self._clock, progress, keep_ids, patience_ms).run(specs, batch, in_flight)
 
 
 def _fail(future: asyncio.Future[tuple[int, bool]], error: FoliotError) -> None:
@@ -168,146 +157,52 @@ def _fail(future: asyncio.Future[tuple[int, bool]], error: FoliotError) -> None:
         future.set_exception(error)
 
 
-class _Bulk:
-    """One bulk submission under way."""
+class _BulkSubmission(Bulk[Spec]):
+    """One bulk submission under way.
+
+    All repetitions of a part carry one request id: a shard's share is sent again whole or not at all, so a shard that has
+    it already answers as the first time."""
+
+    name = "specs"
+    expected = "an iterable of specs, such as (client.spec(...) for ...)"
 
     def __init__(
-        self,
-        submitter: Submitter,
-        clock: Clock,
-        progress: Callable[[int], object] | None,
-        keep_ids: bool,
-        patience_ms: int,
-    ) -> None:
+        self, submitter: Submitter, clock: Clock, progress: Callable[[int], object] | None, keep_ids: bool, patience_ms: int
+    ) -> None:  # fmt: skip
+        super().__init__(clock, progress, patience_ms)
         self._submitter = submitter
-        self._clock = clock
-        self._progress = progress
         self._keep_ids = keep_ids
-        self._patience_ms = patience_ms
         self._result = BulkResult()
-        self._ids: dict[int, list[int]] = {}  # by the position of a batch's first task
-        self._moved_ns = clock.mono_ns()  # when anything was last accepted
-        self._unknown = 0
+        self._ids: dict[int, list[int]] = {}  # by the position of a part's first task
 
     async def run(self, specs: Iterable[Spec] | AsyncIterable[Spec], batch: int, in_flight: int) -> BulkResult:
-        room = asyncio.Semaphore(in_flight)
-        position = 0
-        try:
-            async with asyncio.TaskGroup() as group:
-                async for part in _batches(specs, batch):
-                    await room.acquire()
-                    task = group.create_task(self._send(part, position))
-                    task.add_done_callback(lambda _: room.release())
-                    position += len(part)
-        except BaseExceptionGroup as errors:
-            first, others = errors.split(FoliotError)
-            if others is not None or first is None:
-                raise (others or errors).exceptions[0] from errors
-            cause = first.exceptions[0]
-            while isinstance(cause, BaseExceptionGroup):
-                cause = cause.exceptions[0]
-            assert isinstance(cause, FoliotError)
-            raise BulkStoppedError(self._result.accepted, self._unknown, cause) from cause
-        self._result.refused.sort(key=lambda refusal: refusal.position)
+        await self.send_all(specs, batch, in_flight)
+        result = self._result
+        result.submitted, result.refused_count, result.refused = self.decided, self.refused_count, self.refused
         if self._keep_ids:
-            for start in sorted(self._ids):
-                self._result.ids += self._ids.pop(start)
-        return self._result
+            result.ids = [0] * self.decided
+            for start, ids in self._ids.items():
+                result.ids[start : start + len(ids)] = ids
+        return result
 
-    async def _send(self, specs: list[Spec], start: int) -> None:
-        """Send a batch until every task of it was accepted or refused for good.
+    def size_of(self, item: Spec) -> int:
+        return len(item.payload)
 
-        All repetitions carry one request id: a shard's part is sent again whole or not at all, so a shard that has it
-        already answers as the first time."""
-        ids = [0] * len(specs) if self._keep_ids else []
-        positions = list(range(len(specs)))
-        backoff_ms = 25
+    def sender(self) -> Callable[[list[Spec]], Awaitable[TasksSubmitted | Refusal]]:
         request_id = self._submitter.request_id()
-        self._unknown += len(specs)
-        while positions:
-            retry_after_ms = 0
-            try:
-                answer = await self._submitter.send([specs[at] for at in positions], request_id)
-            except NotRunningError:
-                raise
-            except UnavailableError as error:  # its outcome is unknown: the same request again
-                self._check_patience(error)
-                retry_after_ms = error.retry_after_ms
-            else:
-                positions, retry_after_ms = self._take(answer, positions, start, ids)
-            if positions:
-                await asyncio.sleep(max(backoff_ms, min(retry_after_ms, _BACKOFF_MAX_MS)) / 1000)
-                backoff_ms = min(backoff_ms * 2, _BACKOFF_MAX_MS)
-        if self._keep_ids:
-            self._ids[start] = ids
 
-    def _take(
-        self, answer: TasksSubmitted | Refusal, positions: list[int], start: int, ids: list[int]
-    ) -> tuple[list[int], int]:
-        """Count an answer. Returns: the positions to send again, and after how long."""
-        if isinstance(answer, Refusal):
-            if answer.retry_after_ms >= 0:
-                self._check_patience(error_of(answer))
-                return positions, answer.retry_after_ms
-            for at in positions:
-                self._refuse(TaskRefusal(start + at, answer.code, answer.text))
-            self._done(len(positions))
-            return [], 0
-        again: list[int] = []
-        for refusal in answer.refused:
-            at = positions[refusal.position]
-            if refusal.code in RETRYABLE:
-                again.append(at)
-            else:
-                self._refuse(TaskRefusal(start + at, refusal.code, refusal.text, refusal.existing_id))
-        accepted = len(positions) - len(answer.refused) - len(answer.existing)
-        self._result.accepted += accepted
+        async def send(specs: list[Spec]) -> TasksSubmitted | Refusal:
+            return await self._submitter.send(specs, request_id)
+
+        return send
+
+    def take(self, answer: TasksSubmitted, positions: list[int], start: int, size: int) -> None:
+        self._result.accepted += len(positions) - len(answer.refused) - len(answer.existing)
         self._result.existing += len(answer.existing)
         if self._keep_ids:
+            ids = self._ids.setdefault(start, [0] * size)
             for at, task_id in zip(positions, answer.ids, strict=True):
                 ids[at] = task_id
-        self._done(len(positions) - len(again))
-        if again:
-            self._check_patience(error_of_task(answer.refused[0]))
-        return again, 0
 
-    def _refuse(self, refusal: TaskRefusal) -> None:
-        self._result.refused_count += 1
-        if len(self._result.refused) < _REFUSED_KEPT:
-            self._result.refused.append(refusal)
-
-    def _done(self, count: int) -> None:
-        if not count:
-            return
-        self._unknown -= count
-        self._result.submitted += count
-        self._moved_ns = self._clock.mono_ns()
-        if self._progress is not None:
-            self._progress(self._result.submitted)
-
-    def _check_patience(self, error: FoliotError) -> None:
-        """Raises: `error` if nothing was accepted for too long."""
-        if (self._clock.mono_ns() - self._moved_ns) // 1_000_000 > self._patience_ms:
-            raise error
-
-
-async def _batches(specs: Iterable[Spec] | AsyncIterable[Spec], size: int) -> AsyncIterator[list[Spec]]:
-    """Cut a stream into batches, by count and by bytes."""
-    batch: list[Spec] = []
-    room = _BATCH_BYTES
-    if isinstance(specs, AsyncIterable):
-        async for spec in specs:
-            batch.append(spec)
-            room -= len(spec.payload)
-            if len(batch) >= size or room <= 0:
-                yield batch
-                batch, room = [], _BATCH_BYTES
-    else:
-        for spec in specs:
-            batch.append(spec)
-            room -= len(spec.payload)
-            if len(batch) >= size or room <= 0:
-                yield batch
-                batch, room = [], _BATCH_BYTES
-    if batch:
-        yield batch
+    def taken(self) -> int:
+        return self._result.accepted

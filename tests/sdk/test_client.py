@@ -384,6 +384,7 @@ async def test_a_bulk_submission_whose_batch_is_wrong_refuses_it_and_goes_on() -
     result = await bulk(Script(Refusal("invalid_name", "bad")), 150)
 
     assert (result.accepted, result.refused_count) == (50, 100)
+    assert result.ids == [0] * 100 + list(range(1, 51))
 
 
 @pytest.mark.parametrize("error", [NotRunningError("s"), DeadlineError("SubmitTasks", 5)])
