@@ -190,7 +190,9 @@ class Slot:
         if self._is_retired or not self._host.is_entitled(self.number):
             raise _SlotGoneError
         actor, journal = await self._make()
-        self.epoch = journal.epoch
+        before, self.epoch = self.epoch, journal.epoch
+        if journal.epoch != before + 1:
+            self._shut()  # another node had it meanwhile, unnoticed: what lives here on demand is older than what lived there
         if self._heard_epoch > journal.epoch:
             raise StaleEpochError(self.number, journal.epoch, self._heard_epoch)
         self._released_by = ""

@@ -466,3 +466,21 @@ def test_after_an_unknown_commit_the_slot_goes_on_under_a_new_epoch() -> None:
         assert cluster.is_settled()
 
     in_cluster(scenario)
+
+
+def test_a_slot_that_goes_on_after_another_had_it_begins_its_volatile_actors_anew() -> None:
+    async def scenario(cluster: Cluster) -> None:
+        await cluster.settle("a", "b")
+        slot = cluster.nodes["a"].slots[0]
+        assert await cluster.ask(desk_in(slot), Poke()) == Poked(1)
+        cluster.store.unknown = 1
+        cluster.client.send(Envelope(f"shard.{slot}", Put("k1")))
+        while cluster.store.unknown:
+            await cluster.pass_ms(1)
+        cluster.store.epochs[slot] += 1  # claimed by a node that is cut off from this one
+
+        await cluster.pass_ms(1_000)
+
+        assert await cluster.ask(desk_in(slot), Poke()) == Poked(3)
+
+    in_cluster(scenario)
