@@ -126,13 +126,25 @@ class Decided(Watch):
             yield "unknown", f"decided tick {strangers[0]}, which is none or was not to be decided"
         left = [tick for tick in (*decided, *was_waiting) if tick not in seen_ticks]
         missed = state.missed - (before.state.missed if before is not None else 0)
-        if len(left) != missed:
+        if not len(left) <= missed <= len(left) + self._missed_before(change):
             text = f"passed over {len(left)} ticks from {left[0] if left else start_ms}, and counts {missed} missed"
             yield "undecided", text
         if before is not None and before.state.paused and after.state.paused and (decided or rows):
             yield "paused", f"decided tick {(*decided, *seen_ticks)[0]} while it was paused"
         yield from self._lateness(change, seen, rows, left)
         yield from self._choice(change, seen, known, start_ms, [row.tick_ms for row in rows])
+
+    def _missed_before(self, change: Change) -> int:
+        """Return how many ticks of the rule there was may have been missed in the turn that changed it."""
+        before, after = change.before, change.after
+        assert after is not None
+        if before is None or before.spec.rule == after.spec.rule or not before.state.cursor_ms:
+            return 0
+        fired = sum(row.source == SOURCE_RULE and row.revision == before.revision for row in change.rows)
+        until_ms = after.state.updated_ms + 1
+        ways = [reference(before.spec.rule, calendars) for calendars in self._versions.of(before)]
+        most = max([len(known.ticks(before.state.cursor_ms, until_ms)) for known in ways], default=0)
+        return max(most - fired, 0)
 
     def _decided(self, page: Page, known: Reference, start_ms: int, seen_ticks: list[int]) -> list[int]:
         """Return the reference ticks that the cursor has passed."""

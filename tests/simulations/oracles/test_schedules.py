@@ -195,6 +195,16 @@ class TestDecided:
 
             assert story.verdict(Decided) == expected, cursor_ms
 
+    def test_what_the_rule_before_missed_may_be_counted_with_the_change(self) -> None:
+        for missed, expected in ((0, []), (2, []), (4, ["undecided"])):
+            story = ticking(1)
+            story.advance(3 * EVERY_MS - 1)
+            rule = {"every_ms": 4_000, "anchor_ms": story.now_ms}
+            story.set(missed=missed)
+            story.replace(cursor_ms=story.now_ms + 4_000, rule=rule)
+
+            assert story.verdict(Decided) == expected, missed
+
     def test_a_delay_counts_from_the_end_of_the_run_before(self) -> None:
         for late_ms, expected in ((0, []), (-1, ["delay"])):
             story = ScheduleStory(rule={"every_ms": 0, "after_ms": 5_000})
