@@ -13,7 +13,7 @@ from .watch import Watch
 
 _RUNNING, _QUEUED, _RETRYING = int(State.RUNNING), int(State.QUEUED), int(State.RETRYING)
 _COMPLETED, _CANCELLED = int(State.COMPLETED), int(State.CANCELLED)
-_DEAD, _FAILED = int(State.DEAD), int(State.FAILED)
+_DEAD, _FAILED, _EXPIRED = int(State.DEAD), int(State.FAILED), int(State.EXPIRED)
 
 
 class Retries(Watch):
@@ -62,7 +62,8 @@ class Retries(Watch):
         task, after = step.task, step.after
         if after >= FIRST_FINAL:
             noted = any(attempt == step.was_attempt for attempt, _ in step.notes)
-            if after not in (_COMPLETED, _CANCELLED) and not noted:
+            was_handed_back = after == _EXPIRED and task.spent == step.was_spent  # before it began, and then was too late
+            if after not in (_COMPLETED, _CANCELLED) and not noted and not was_handed_back:
                 text = f"became {State(after).label} by attempt {step.was_attempt}, of which nothing is noted"
                 self.broken("unnoted", seen.at_ns, task.id, text)
         elif task.spent > step.was_spent:

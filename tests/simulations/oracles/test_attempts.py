@@ -110,6 +110,15 @@ class TestRetries:
         story.end(id, state=State.DEAD, error=ERROR)
         assert story.verdict(Retries) == ["unnoted"]
 
+    def test_an_attempt_handed_back_too_late_to_begin_again_needs_no_note(self) -> None:
+        for spent, expected in ((0, []), (1, ["unnoted"])):
+            story = Story()
+            id = story.submit()
+            story.lease(id)
+            story.end(id, state=State.EXPIRED, error=ERROR, spent=spent)
+
+            assert story.verdict(Retries) == expected, spent
+
     def test_a_lost_worker_that_is_not_noted_is_found(self) -> None:
         story = Story()
         id = story.submit()
