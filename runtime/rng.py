@@ -34,3 +34,8 @@ class Rng:
     def below(self, bound: int) -> int:
         """Return an integer in 0..bound-1; `bound` ≥ 1. The bias is below 2**-64 of the bound."""
         return (self._bits(64 + bound.bit_length()) * bound) >> (64 + bound.bit_length())
+
+
+def secret_bytes(count: int) -> bytes:
+    """Return bytes nobody can foretell, from the operating system: for keys and passwords, never for decisions."""
+    return os.urandom(count)
