@@ -9,7 +9,13 @@ import re
 import sqlite3
 from dataclasses import dataclass
 from importlib import resources
+from typing import TYPE_CHECKING, Final
 
+if TYPE_CHECKING:
+    import asyncpg
+
+_LOCK: Final = 0x466F6C74
+"""Of PostgreSQL's advisory locks the one that whoever migrates holds: "Folt"."""
 _NAME = re.compile(r"(\d{3})_([a-z0-9_]+)\.sql")
 
 
@@ -23,7 +29,7 @@ class Migration:
 
 
 def migrations_for(database: str) -> list[Migration]:
-    """Return the migrations of a database ("sqlite"), in order."""
+    """Return the migrations of a database ("sqlite", "postgres"), in order."""
     found = []
     for file in resources.files(__package__).joinpath("migrations", database).iterdir():
         match = _NAME.fullmatch(file.name)
@@ -77,6 +83,35 @@ def schema_version(connection: sqlite3.Connection) -> int:
     """Return the schema version of the database, 0 for a new one."""
     version: int = connection.execute("pragma user_version").fetchone()[0]
     return version
+
+
+async def migrate_postgres(connection: asyncpg.Connection, migrations: list[Migration], *, now_ms: int) -> int:
+    """Apply what is missing, to the connection's schema, and return how many were. Of several that start at once one does it
+    and the others wait. Raises: UnknownHistoryError if what was applied before is not what is known here."""
+    known = [(each.number, each.name) for each in migrations]
+    # Not within the transactions: one that began before it got the lock need not see the tables that were made meanwhile.
+    await connection.execute("select pg_advisory_lock($1)", _LOCK)
+    try:
+        history = await postgres_history(connection)
+        if history != known[: len(history)]:
+            raise UnknownHistoryError(history[-1], len(history))
+        for migration in migrations[len(history) :]:
+            async with connection.transaction(isolation="read_committed"):
+                await connection.execute(migration.sql)
+                await connection.execute(
+                    "insert into migrations (number, name, applied_ms) values ($1, $2, $3)",
+                    migration.number, migration.name, now_ms,
+                )  # fmt: skip
+    finally:
+        await connection.execute("select pg_advisory_unlock($1)", _LOCK)
+    return len(migrations) - len(history)
+
+
+async def postgres_history(connection: asyncpg.Connection) -> list[tuple[int, str]]:
+    """Return the number and name of each migration that was applied, in order; none for a new database."""
+    if await connection.fetchval("select to_regclass('migrations')") is None:
+        return []
+    return [(number, name) for number, name in await connection.fetch("select number, name from migrations order by number")]
 
 
 class UnknownHistoryError(Exception):

@@ -12,8 +12,10 @@ import stat
 from pathlib import Path
 from typing import Final
 
-from ..runtime.errors import DiskFullError, FoliotError, OutdatedError, StoreError, StoreUnusableError, UsageError
+from ..runtime.errors import DiskFullError, FoliotError, OutdatedError, StoreError, StoreUnusableError
 from ..runtime.ids import MAX_SHARDS
+from .errors import InvalidStoreOptionError as InvalidStoreOptionError
+from .errors import StatementError as StatementError
 from .migrate import UnknownHistoryError, migrate_sqlite, migrations_for, schema_version
 from .sqlite_schedule_turn import is_repeated_tick
 from .sqlite_staged import GONE
@@ -25,28 +27,6 @@ _HEADER: Final = b"SQLite format 3\0"
 _QUICK_CHECK_MAX: Final = 64 << 20  # bytes: a check of a larger file would be felt at every start
 _BUSY_MS: Final = 5_000
 _SYNCHRONOUS: Final = ("off", "normal", "full", "extra")
-
-
-class StatementError(FoliotError):
-    """SQLite refused the statement or its rows, an id inserted twice, say: a bug, and nothing of it was written."""
-
-    code = "statement"
-
-    def __init__(self, path: str, reason: str) -> None:
-        super().__init__(f"database {path!r} refused a statement: {reason}; expected rows that fit the schema")
-        self.path = path
-        self.reason = reason
-
-
-class InvalidStoreOptionError(UsageError):
-    """A setting of the store that cannot be."""
-
-    code = "invalid_store_option"
-
-    def __init__(self, name: str, value: object, expected: str) -> None:
-        super().__init__(f"store option {name} is {value!r}, expected {expected}")
-        self.name = name
-        self.value = value
 
 
 def check_options(*, shards: int, synchronous: str, readers: int) -> None:

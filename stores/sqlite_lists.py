@@ -13,6 +13,8 @@ from ..actors.messages import Kind, LedgerEntry, QueueConfig, TenantConfig
 from ..actors.rows import TaskRow
 from ..actors.states import State
 from ..runtime.ids import MAX_ID
+from .counts import entries as entries
+from .counts import recounted
 from .port import AttemptRow, TaskDetail, TaskFilter
 from .sqlite_pack import KINDS, Statement, blob, encode_json, kinds_of
 from .sqlite_rows import PACKED, unpack
@@ -160,51 +162,9 @@ def logs_of(row: Any) -> list[tuple[int, bytes]]:
 def ledger_of(row: Any) -> tuple[list[LedgerEntry], list[LedgerEntry]]:
     """Return counters and recount, each sorted by (tenant, queue)."""
     counters = _decode_counters(row[0])
-    return entries(counters, {}), _recounted(_decode_recount(row[1]), _decode_fired(row[2]), counters)
+    return entries(counters, {}), recounted(_decode_recount(row[1]), _decode_fired(row[2]), counters)
 
 
 def configs_of(row: Any) -> tuple[list[QueueConfig], list[TenantConfig]]:
     """Return all configurations, sorted by name."""
     return _decode_queues(row[0]), _decode_tenants(row[1])
-
-
-_FINALS: Final = tuple([state.label for state in State if state.is_final])
-_COUNTED: Final = ("accepted", "fired", *_FINALS)
-_PURGED: Final = {"fired_purged": "fired", **{f"purged_{label}": label for label in _FINALS}}
-
-
-def entries(counters: list[tuple[str, str, str, int]], running: dict[tuple[str, str], int]) -> list[LedgerEntry]:
-    """Return what (tenant, queue, what, count) rows say; what is neither final nor in `running` waits."""
-    found: dict[tuple[str, str], dict[str, int]] = {}
-    for tenant, queue, what, count in counters:
-        counts = found.setdefault((tenant, queue), {})
-        if what in _COUNTED:
-            counts[what] = counts.get(what, 0) + count
-    for place, counts in found.items():
-        ended = sum([counts.get(label, 0) for label in _FINALS])
-        counts["running"] = running.get(place, 0)
-        counts["waiting"] = counts.get("accepted", 0) - ended - counts["running"]
-    return [LedgerEntry(tenant, queue, **found[tenant, queue]) for tenant, queue in sorted(found)]
-
-
-def _recounted(
-    rows: list[tuple[str, str, str | None, int, int]],
-    ticks: list[tuple[str, str, int]],
-    counters: list[tuple[str, str, str, int]],
-) -> list[LedgerEntry]:
-    found: dict[tuple[str, str], dict[str, int]] = {}
-
-    def add(tenant: str, queue: str, what: str, count: int) -> None:
-        counts = found.setdefault((tenant, queue), {"accepted": 0})
-        counts[what] = counts.get(what, 0) + count
-        if what != "fired":
-            counts["accepted"] += count
-
-    for tenant, queue, label, state, count in rows:
-        add(tenant, queue, label or ("running" if state == State.RUNNING else "waiting"), count)
-    for tenant, queue, count in ticks:
-        add(tenant, queue, "fired", count)
-    for tenant, queue, what, count in counters:
-        if what in _PURGED:
-            add(tenant, queue, _PURGED[what], count)
-    return [LedgerEntry(tenant, queue, **found[tenant, queue]) for tenant, queue in sorted(found)]

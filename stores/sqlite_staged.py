@@ -22,6 +22,7 @@ from .sqlite_turn import (
     ATTEMPT,
     DEDUPE,
     FENCE,
+    INBOX,
     KIND,
     LEDGER,
     LOG,
@@ -115,6 +116,9 @@ create temp trigger go_apply_rare instead of insert on go_rare begin
     insert into tenants (tenant, shard, body)
         select c2, c3, c4 from stage where n > new.others and c1 = {TENANT} order by n
         on conflict do update set shard = excluded.shard, body = excluded.body;
+    insert into inboxes (shard, stream, position, stamp)
+        select c2, c3, c4, c5 from stage where n > new.others and c1 = {INBOX}
+        on conflict do update set stream = excluded.stream, position = excluded.position, stamp = excluded.stamp;
 end
 """
 _SETUP: Final = (

@@ -22,6 +22,7 @@ _NOTHING: Final = bytearray()
 _NO_CELLS: Final[list[Any]] = []  # never changed
 
 (FENCE, KIND, ATTEMPT, PAYLOAD, DEDUPE, REQUEST, PROGRESS, LOG, PURGED, QUEUE, TENANT, LEDGER, REVIVED) = range(1, 14)
+INBOX: Final = 17  # after those of `sqlite_schedule_turn`
 
 
 class Turn:
@@ -81,6 +82,8 @@ class Turn:
             others += [(QUEUE, config.pool, config.queue, shard, _json(config)) for config in changes.queues]
         if changes.tenants:
             others += [(TENANT, config.tenant, shard, _json(config)) for config in changes.tenants]
+        if changes.inbox is not None:
+            others.append((INBOX, shard, changes.inbox.stream, changes.inbox.position, changes.inbox.stamp))
         self.is_rare = len(others) > 1
         if self.has_schedules:
             others += cells.others

@@ -13,7 +13,7 @@ from typing import Final
 import msgspec
 
 from ..actors.messages import QueueConfig, TenantConfig
-from ..actors.rows import ShardImage
+from ..actors.rows import InboxMark, ShardImage
 from ..actors.schedule_messages import BackfillState
 from ..actors.states import State
 from ..runtime.ids import EPOCH_MS
@@ -102,6 +102,7 @@ def claim(connection: sqlite3.Connection, shard: int, node: str) -> ShardImage:
             "select exists (select 1 from tasks indexed by ready where shard = ? and state = 2)", (shard,)
         ).fetchone()[0]
         schedules = sqlite_schedules.image(connection, shard)
+        marks = connection.execute("select stream, position, stamp from inboxes where shard = ?", (shard,)).fetchall()
     return ShardImage(
         shard=shard,
         epoch=epoch,
@@ -113,6 +114,7 @@ def claim(connection: sqlite3.Connection, shard: int, node: str) -> ShardImage:
         tenants=[msgspec.json.decode(body, type=TenantConfig) for (body,) in tenants],
         has_ready=bool(has_ready),
         schedules=schedules,
+        inbox=InboxMark(*marks[0]) if marks else InboxMark(),
     )
 
 
