@@ -26,13 +26,20 @@ class Channel(Protocol):
     async def close(self) -> None: ...
 
 
-def open_channel(address: str | None, *, clock: Clock, connect_timeout_ms: int) -> Channel:
-    """Return a channel to `address`, which is a socket's path; None: what FOLIOT_ADDRESS says, else ./foliot.sock.
+def open_channel(
+    address: str | None, *, clock: Clock, connect_timeout_ms: int, tenant: str = "default"
+) -> Channel:  # fmt: skip
+    """Return a channel to `address`: a socket's path, or the servers of a cluster as `nats://host:port`; None: what
+    FOLIOT_ADDRESS says, else ./foliot.sock. `tenant`: whose client it is.
 
-    Raises: AddressError.
+    Raises: AddressError, NatsConfigError.
     """
     where = address or os.environ.get(ADDRESS_VARIABLE) or DEFAULT_SOCKET
     where = where.removeprefix("unix://").removeprefix("unix:")
+    if where.startswith(("nats://", "tls://")):
+        from ..transports.nats.channel import NatsChannel  # takes as long to import as all else of a client
+
+        return NatsChannel(where, tenant=tenant, connect_timeout_ms=connect_timeout_ms, clock=clock)
     if "://" in where:
         raise AddressError(where)
     return LocalChannel(where, connect_timeout_ms=connect_timeout_ms, clock=clock)

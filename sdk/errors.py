@@ -58,7 +58,7 @@ class AddressError(UsageError):
     code = "address"
 
     def __init__(self, address: str) -> None:
-        super().__init__(f"cannot connect to {address!r}, expected the path of a scheduler's socket")
+        super().__init__(f"cannot connect to {address!r}, expected the path of a scheduler's socket, or nats://host:port")
         self.address = address
 
 

@@ -1,0 +1,217 @@
+"""A client's way to a cluster: the requests of `transports.api` over NATS, to whichever node listens.
+
+What holds, as for the local socket: a request whose repetition changes nothing is sent again within its deadline when its
+answer may be lost; any other is sent again only where it is certain that nobody got it. A refusal of a repetition says
+nothing about the first, see `transports.repeats`. What is larger than one message is cut where it can be, see
+`channel_parts`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+
+from ...actors.addresses import check_name
+from ...actors.messages import TasksEnded, WatchTasks
+from ...runtime.bus import Refusal
+from ...runtime.clock import Clock, SystemClock
+from ...runtime.errors import DeadlineError, FoliotError, UnavailableError
+from ...runtime.rng import Rng
+from .. import api
+from ..local import ConnectionClosedError, NotRunningError
+from ..repeats import as_unknown, is_settled, may_repeat
+from .channel_parts import ASKED_APART, CUT, asked_apart, sent_apart, size_of
+from .config import NatsConfig
+from .errors import LinkDownError, NatsUnreachableError, NoRespondersError, OutboundFullError, TooLargeError
+from .link import LinkState, NatsLink
+from .protocol import OPERATORS, PREFIX, edge_subject
+
+_TOO_LARGE: Final = TooLargeError.code
+_NOT_SENT: Final = (NoRespondersError, LinkDownError, OutboundFullError)
+
+
+class NoNodeError(NotRunningError):
+    """No node of the cluster listens at the servers."""
+
+    def __init__(self, address: str, reason: str) -> None:
+        UnavailableError.__init__(
+            self, f"no node of a cluster listens at {address}: {reason}; start one with 'foliot node', or name its servers"
+        )
+        self.path = address
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class ChannelLimits:
+    """The bounds of one client."""
+
+    max_in_flight: int = 256
+    first_try_ms: int = 3_000  # without an answer for so long, what may be repeated is, at another node perhaps ...
+    longest_try_ms: int = 15_000  # ... each time after twice as long, up to this
+    poll_ms: int = 10_000  # a poll waits at most so long at one node, which may die unnoticed ...
+    poll_margin_ms: int = 3_000  # ... and is asked again so long after
+    backoff_ms: int = 20
+    backoff_max_ms: int = 1_000
+
+
+class NatsChannel:
+    """Connects with the first request. `tenant`: of requests that name none. `connect_timeout_ms`: how long the first
+    request waits for servers to appear."""
+
+    may_repeat = True
+
+    def __init__(
+        self, config: NatsConfig | str, *, tenant: str = "default", connect_timeout_ms: int = 0, clock: Clock | None = None,
+        rng: Rng | None = None, limits: ChannelLimits | None = None, prefix: str = PREFIX,
+    ) -> None:  # fmt: skip
+        """Raises: NatsConfigError."""
+        self._config = NatsConfig(config, name="foliot-client") if isinstance(config, str) else config
+        self._tenant = check_name("tenant", tenant)
+        self._connect_timeout_ms = connect_timeout_ms
+        self._clock = clock or SystemClock()
+        self._rng = rng or Rng.of_the_system()
+        self._limits = limits or ChannelLimits()
+        self._prefix = prefix
+        self._room = asyncio.Semaphore(self._limits.max_in_flight)
+        self._link: NatsLink | None = None
+        self._connecting = asyncio.Lock()
+        self._tries: dict[asyncio.Timeout, None] = {}  # of requests that may be repeated
+        self._is_closed = False
+
+    async def request(self, message: Any, *, timeout_ms: int) -> Any:
+        """Return the answer, which may be a Refusal. Raises: NoNodeError, NatsUnreachableError, DeadlineError,
+        TooLargeError, NatsCredentialsError, NotPermittedError, NotEncodableError, VersionError."""
+        started_ns = self._clock.mono_ns()
+        async with self._room:
+            return await self._whole(message, lambda: timeout_ms - (self._clock.mono_ns() - started_ns) // 1_000_000)
+
+    async def close(self) -> None:
+        """Close the connection; requests under way fail."""
+        self._is_closed = True
+        async with self._connecting:
+            link, self._link = self._link, None
+        if link is not None:
+            await link.close()
+
+    # -- one request ---------------------------------------------------------------------------------------------------
+
+    async def _one(self, message: Any, data: bytes, left_ms: Callable[[], int]) -> Any:
+        """Send one message, again and again as far as that is allowed, and return the answer."""
+        limits = self._limits
+        repeatable = may_repeat(message)
+        try_ms = limits.first_try_ms
+        if isinstance(message, WatchTasks):
+            try_ms = max(try_ms, message.wait_ms + limits.poll_margin_ms)
+        backoff_ms = limits.backoff_ms
+        whole_ms = max(left_ms(), 0)
+        subject = edge_subject(self._prefix, self._scope(message))
+        copies = 0  # that somebody may have got
+        answer: Any = None
+        trouble: FoliotError | None = None
+        while (rest_ms := left_ms()) > 0:
+            try:
+                link = self._link or await self._connect(rest_ms)
+                rest_ms = max(left_ms(), 1)
+                copies += 1
+                async with asyncio.timeout(min(try_ms, rest_ms) / 1000 if repeatable else None) as limit:
+                    if repeatable:
+                        self._tries[limit] = None
+                    try:
+                        found = (await link.request(subject, data, timeout_ms=rest_ms)).data
+                    finally:
+                        self._tries.pop(limit, None)
+                trouble = None
+                answer = api.decode_answer(found)
+                if copies == 1 or is_settled(message, answer):
+                    return answer
+            except _NOT_SENT as error:
+                copies -= 1
+                trouble = error
+            except DeadlineError:
+                break
+            except TimeoutError:
+                try_ms = min(try_ms * 2, max(limits.longest_try_ms, try_ms))
+                trouble = None
+            await asyncio.sleep(min(backoff_ms, max(left_ms(), 0)) / 1000)
+            backoff_ms = min(backoff_ms * 2, limits.backoff_max_ms)
+        unknown = as_unknown(answer)
+        if unknown is not None:
+            return unknown
+        if trouble is not None and not copies:
+            if isinstance(trouble, LinkDownError):
+                raise NatsUnreachableError(self._config.shown, trouble.reason) from trouble
+            if isinstance(trouble, NoRespondersError):
+                raise NoNodeError(self._config.shown, "nobody answers there") from trouble
+            raise trouble
+        raise DeadlineError(type(message).__name__, whole_ms)
+
+    def _scope(self, message: Any) -> str:
+        """Return the word in the subject: the tenant the message is about, or that it is about all."""
+        if isinstance(message, api.Hello):
+            return self._tenant
+        tenant = "" if isinstance(message, api.SetTenant) else getattr(message, "tenant", "")
+        return check_name("tenant", tenant) if tenant else OPERATORS
+
+    # -- what is too large for one message -----------------------------------------------------------------------------
+
+    async def _whole(self, message: Any, left_ms: Callable[[], int]) -> Any:
+        if isinstance(message, WatchTasks) and message.wait_ms > self._limits.poll_ms:
+            return await self._in_turns(message, left_ms)
+        data = api.encode_request(message)
+        link = self._link or await self._connect(left_ms())
+        if len(data) > link.max_message:
+            if not isinstance(message, CUT):
+                raise TooLargeError(type(message).__name__, len(data), link.max_message)
+            if size_of(message) == 1:
+                return Refusal.of(TooLargeError(type(message).__name__, len(data), link.max_message))
+            return await sent_apart(message, lambda part: self._whole(part, left_ms))
+        answer = await self._one(message, data, left_ms)
+        is_too_large = isinstance(answer, Refusal) and answer.code == _TOO_LARGE
+        if is_too_large and isinstance(message, ASKED_APART) and len(message.ids) > 1:
+            return await asked_apart(message, lambda part: self._whole(part, left_ms))
+        return answer
+
+    async def _in_turns(self, message: WatchTasks, left_ms: Callable[[], int]) -> Any:
+        """Poll for a while, and again, until some have ended."""
+        wait_ms = message.wait_ms
+        while True:
+            turn_ms = min(wait_ms, self._limits.poll_ms)
+            answer = await self._whole(msgspec.structs.replace(message, wait_ms=turn_ms), left_ms)
+            wait_ms -= turn_ms
+            if not isinstance(answer, TasksEnded) or answer.ended or wait_ms <= 0 or left_ms() <= turn_ms:
+                return answer
+
+    # -- the connection ------------------------------------------------------------------------------------------------
+
+    async def _connect(self, left_ms: int) -> NatsLink:
+        """Return the link, opened now if need be. Raises: ConnectionClosedError, NatsUnreachableError, ..."""
+        started_ns = self._clock.mono_ns()
+        patience_ms = min(self._connect_timeout_ms, left_ms)
+        backoff_ms = self._limits.backoff_ms
+        async with self._connecting:
+            while True:
+                if self._is_closed:
+                    raise ConnectionClosedError
+                if self._link is not None:
+                    return self._link
+                try:
+                    self._link = await NatsLink.open(self._config, clock=self._clock, rng=self._rng.stream("link"))
+                except NatsUnreachableError:
+                    if (self._clock.mono_ns() - started_ns) // 1_000_000 >= patience_ms:
+                        raise
+                    await asyncio.sleep(backoff_ms / 1000)
+                    backoff_ms = min(backoff_ms * 2, self._limits.backoff_max_ms)
+                else:
+                    self._link.watch(self._link_changed)
+                    return self._link
+
+    def _link_changed(self, state: LinkState) -> None:
+        """What was under way may be lost with the connection: what may be repeated is, as soon as there is another."""
+        if not state.is_up:
+            for limit in list(self._tries):
+                if not limit.expired():
+                    limit.reschedule(0.0)
