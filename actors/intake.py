@@ -7,6 +7,7 @@ remembered here, plus a bounded number beyond that, so an answer of the store is
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -44,10 +45,18 @@ class Intake:
 
     def submit(self, message: m.SubmitTasks, turn: Turn) -> None:
         """Accept the tasks, at once where nothing needs to be looked up first."""
+        answer = self.take(message, turn, Turn.reply)
+        if answer is not None:
+            turn.reply(answer)
+
+    def take(
+        self, message: m.SubmitTasks, turn: Turn, then: Callable[[Turn, m.TasksSubmitted], None]
+    ) -> m.TasksSubmitted | None:  # fmt: skip
+        """Accept the tasks and return the answer; or None, where something needs to be looked up first, and `then` is
+        called with it in a later turn, whose sender to reply to is this one's."""
         keys = list(dict.fromkeys(spec.dedupe_key for spec in message.tasks if spec.dedupe_key))
         if not keys and not message.request_id:
-            turn.reply(self._accept(message, {}, turn))
-            return
+            return self._accept(message, {}, turn)
         sender, request = turn.sender, turn.request
         self._looking += 1
         looked_up: dict[int, None] = {}
@@ -68,12 +77,17 @@ class Intake:
             given = self._answers.get(message.request_id)
             if given is not None:
                 turn.changes.fence = True
-            turn.reply(self._accept(message, replaceable, turn) if given is None else given)
+            if given is None:
+                answer = self._accept(message, replaceable, turn)
+            else:
+                answer = msgspec.structs.replace(given, repeated=True)
             self._looking -= 1
             if not self._looking:
                 self._shrink()
+            then(turn, answer)
 
         self._table.ask(ReadKeys(self._table.next_token, message.tenant, keys, message.request_id), resume, turn)
+        return None
 
     def make(self, kind: KindState, payload: bytes, priority: int, key: str, due_ms: int, turn: Turn) -> Task:
         """Accept a task that nobody sent, due at once; `due_ms`: since when it is."""
@@ -84,6 +98,8 @@ class Intake:
         kind.counts.waiting += 1
         kept = payload if len(payload) <= self._keep_payload_max else None
         task = Task(task_id, kind, _QUEUED, priority, due_ms, lane, key, "", kept)
+        if self._table.events is not None:
+            self._table.tell(task, 0)
         self._waiting.place(task)
         return task
 
@@ -111,6 +127,7 @@ class Intake:
         ids = self._ids.block(now_ms, len(message.tasks))
         inserted: list[Any] = turn.changes.inserted
         keep_max = self._keep_payload_max
+        is_told = self._table.events is not None
         for position, spec in enumerate(message.tasks):
             kind = kinds[spec.template]
             task_id = ids[position]
@@ -136,6 +153,8 @@ class Intake:
             counts.waiting += 1
             kept = payload if len(payload) <= keep_max else None
             task = Task(task_id, kind, state, priority, due_ms, lane, key, dedupe_key, kept)
+            if is_told:
+                self._table.tell(task, 0)
             if dedupe_key:
                 replaceable[task_id] = task  # by a later one of this batch, wherever it waits by then
             if state is _QUEUED:

@@ -13,6 +13,7 @@ from typing import Final
 
 import msgspec
 
+from ..runtime.bus import Refusal
 from ..runtime.membership import SlotClaimed
 
 
@@ -129,11 +130,39 @@ class TaskRefusal(Message, frozen=True):
 
 
 class TasksSubmitted(Message, frozen=True, tag=True):
-    """Durable. `ids` by position, 0 where refused; `existing` holds the positions whose id is an older task's."""
+    """Durable. `ids` by position, 0 where refused; `existing` holds the positions whose id is an older task's. `repeated`:
+    the request had been answered before, by its id, and this is that answer."""
 
     ids: list[int]
     existing: list[int] = []
     refused: list[TaskRefusal] = []
+    repeated: bool = False
+
+
+class InboxEntry(Message, frozen=True):
+    """One entry of a shard's inbox. `position` and `stamp` (nanoseconds) are the stream's. `submit`: None where nothing of
+    it can be accepted, and it is only to be passed."""
+
+    position: int
+    stamp: int
+    submit: SubmitTasks | None
+
+
+class TakeInbox(Message, frozen=True, tag=True):
+    """inbox reader → shard. Accept what was submitted one-way, in this order, each entry once: how far the shard has come is
+    committed with the tasks. Answers: InboxTaken; Refusal `stale_epoch` where a reader of a later epoch has spoken.
+
+    `stream`: which life of the stream this is; `epoch`: of the reader."""
+
+    epoch: int
+    stream: str
+    entries: list[InboxEntry]
+
+
+class InboxTaken(Message, frozen=True, tag=True):
+    """Durable: all entries were applied, now or before. `answers`: by index of the entry, those applied now."""
+
+    answers: dict[int, TasksSubmitted | Refusal]
 
 
 class CancelTasks(Message, frozen=True, tag=True):
@@ -709,7 +738,7 @@ class WorkerRead(Message, frozen=True, tag=True):
 ShardMessage = (
     SubmitTasks | CancelTasks | RetryTasks | PurgeTasks | WatchTasks | DescribeTasks | ReadLedger | GrantLeases
     | QueueStarted | ConfirmLeases | ConfigureQueue | QueueConfigured | ConfigureTenant | TenantConfigured | TenantStarted
-    | ReportOutcomes | HeldLeases | AppendLogs | ReportProgress | SessionEnded | SlotClaimed
+    | ReportOutcomes | HeldLeases | AppendLogs | ReportProgress | SessionEnded | SlotClaimed | TakeInbox
 )  # fmt: skip
 QueueMessage = (
     OfferTasks | WithdrawTasks | ReleaseTasks | ConfigureQueue | ReadQueue | ExplainTasks | WorkerCredits | SessionEnded

@@ -9,13 +9,15 @@ import msgspec
 from ..runtime.bus import Refusal
 from ..runtime.membership import NodeBeat, SlotClaimed, SlotReleased
 from . import messages as m
+from .node_messages import NodeAnswer, NodeMessage
 from .schedule_messages import ScheduleAnswer, ScheduleMessage
 
 AnyMessage = (
     m.ShardMessage | m.QueueMessage | m.TenantMessage | m.WorkerMessage | m.SessionMessage
-    | m.TasksSubmitted | m.TasksAnswered | m.TasksEnded | m.TasksDescribed | m.LedgerRead | m.QueueConfigured | m.QueueRead
+    | m.TasksSubmitted | m.InboxTaken | m.TasksAnswered | m.TasksEnded | m.TasksDescribed | m.LedgerRead | m.QueueConfigured | m.QueueRead
     | m.TasksExplained | m.TenantConfigured | m.TasksAdmitted | m.TenantRead | m.WorkerRead | Refusal
     | NodeBeat | SlotReleased | SlotClaimed | ScheduleMessage | ScheduleAnswer
+    | NodeMessage | NodeAnswer
 )  # fmt: skip
 
 _encode = msgspec.msgpack.Encoder().encode

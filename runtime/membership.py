@@ -119,12 +119,15 @@ class Membership:
         self._silent: dict[str, int] = {}  # members that were given up: when they were last heard
         self._left: dict[str, int] = {}  # members that said they leave: when
         self._gone: dict[str, None] = {}  # earlier lives, the oldest first
+        self._lives: dict[str, None] = {}  # boots of other nodes that were ever heard
+        self.forgot_lives = False
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due_ns = 0
         self._beat_due_ns = 0
         self._asked_ns = -(1 << 62)
         self._takes_part = False
         self._is_leaving = False
+        self._is_deaf = False
         self._could_take_over = True
         self.replaced_by = ""
         """The boot of the process that goes by this node's name now, if there is one."""
@@ -140,6 +143,15 @@ class Membership:
     def established(self) -> list[str]:
         """The members that took part when they were last heard, this node excepted, sorted."""
         return sorted([name for name, member in self._members.items() if not member.joining])
+
+    @property
+    def lives(self) -> list[str]:
+        """The boots of all other nodes that were ever heard here, sorted."""
+        return sorted(self._lives)
+
+    def skews(self) -> list[int]:
+        """Return how far the members' clocks are ahead of the own one, as their last beats say, in milliseconds, sorted."""
+        return sorted([member.skew_ms for member in self._members.values()])
 
     def knows(self, node: str) -> bool:
         return node == self._name or node in self._members
@@ -187,6 +199,20 @@ class Membership:
         self._stop_timer()
         self._bus.unbind(NODES)
 
+    def hears(self, can_hear: bool) -> None:
+        """Tell whether this node's own transport works. While it does not, the silence of others says nothing about them;
+        their time begins anew when it does again."""
+        if self._is_deaf and can_hear:
+            self._hear_all_anew()
+            self.ask()
+        self._is_deaf = not can_hear
+
+    def _hear_all_anew(self) -> None:
+        now_ns = self._clock.mono_ns()
+        for member in self._members.values():
+            member.heard_ns = now_ns
+            member.asked = False
+
     def ask(self) -> None:
         """Ask everybody for a beat, since views seem to differ; at most once in `ask_before_ms`."""
         now_ns = self._clock.mono_ns()
@@ -211,6 +237,11 @@ class Membership:
 
     def _hear(self, beat: NodeBeat) -> None:
         name, boot = beat.name, beat.boot
+        if boot != self._boot and boot not in self._lives:
+            if len(self._lives) < _GONE_MAX:
+                self._lives[boot] = None
+            else:
+                self.forgot_lives = True
         if name == self._name:
             self._hear_own_name(boot)
             return
@@ -273,6 +304,8 @@ class Membership:
         late_ns = now_ns - self._timer_due_ns if self._timer is not None else 0
         self._timer = None
         asks = False
+        if self._is_deaf:
+            self._hear_all_anew()
         if late_ns > config.interval_ms * _MS:  # this node stood still and heard nobody; that is not their fault
             asks = True
             for member in self._members.values():

@@ -25,7 +25,11 @@ _TOP: Final = {
     "queues": ("cli_queues:queues", "List, pause, resume and limit queues."),
     "workers": ("cli_node:workers", "List worker sessions."),
     "tenants": ("cli_node:tenants", "List and limit tenants."),
+    "node": ("cluster.cli:node", "Run a node of a cluster, over NATS and PostgreSQL."),
+    "worker": ("cluster.cli:worker", "Run a worker of a cluster."),
+    "cluster": ("cluster.cli:cluster", "Nodes of a cluster: members, status, drain."),
     "verify": ("cli_node:verify", "Check that nothing is lost: compare all ledgers."),
+    "nats-config": ("cli_nats_config:nats_config", "Write and check the configuration of a NATS broker."),
     "bench": ("", "Measure this machine: throughput, latency, timers, memory, crash."),
     "sim": ("", "Simulate the whole cluster from seeds: run, replay, shrink, timeline, explain."),
 }
@@ -97,6 +101,15 @@ def _missing(name: str, reason: str) -> click.Command:
 
 
 class _Main(LazyGroup):
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            from .cli_common import end_if_unread
+
+            end_if_unread()
+            raise
+
     def main(self, args: Sequence[str] | None = None, *rest: Any, **kwargs: Any) -> Any:
         """Run a command. Standing alone, an error is one line on standard error, as JSON where JSON was asked for."""
         kwargs.setdefault("prog_name", "foliot")

@@ -29,6 +29,10 @@ _STRAY_S: Final = 1.0  # for coroutines that were abandoned when their grace was
 @click.option("--shards", type=click.IntRange(1, 1_024), default=2, show_default=True, help="Of a new database.")
 @click.option("--queue", "queues", multiple=True, metavar="NAME", help="Serve only these. [default: all the app names]")
 @click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="A label of its workers; repeatable.")
+@click.option("--cluster", "nodes", type=click.IntRange(1, 64), metavar="N",
+              help="A cluster of N nodes on this machine instead, with its own NATS and PostgreSQL.")  # fmt: skip
+@click.option("--workers", type=click.IntRange(0, 256), default=1, show_default=True, help="Its worker processes.")
+@click.option("--data", metavar="DIR", help="Where the cluster keeps everything. [default: nowhere, it is deleted]")
 @click.option("--log-json", is_flag=True, help="Log JSON lines.")
 def up(
     app_ref: str | None,
@@ -43,11 +47,15 @@ def up(
     shards: int,
     queues: tuple[str, ...],
     labels: tuple[str, ...],
+    nodes: int | None,
+    workers: int,
+    data: str | None,
     log_json: bool,
 ) -> None:
     """Run the scheduler and its workers in this process, until Ctrl-C or SIGTERM; then drain.
 
-    Clients and the other commands reach it through its local socket.
+    Clients and the other commands reach it through its local socket. With --cluster it is a cluster instead: a NATS server,
+    a database, nodes and workers, each a process, and clients reach it at the address it prints.
     """
 
     if app_ref is None and not shell:
@@ -56,6 +64,11 @@ def up(
     named = dict(label.partition("=")[::2] for label in labels)
     if not all("=" in label for label in labels) or "" in named:
         raise click.BadParameter("a label is KEY=VALUE, such as gpu=true")
+
+    if nodes is not None:
+        words = _worker_words(app_ref, shell, shell_users, concurrency, threads, processes, commands, queues, labels)
+        guarded(lambda: _serve_cluster(nodes, workers, data, words, log_json=log_json))
+        return
 
     def serve() -> None:
         from .up import run_up
@@ -79,6 +92,43 @@ def up(
         )
 
     guarded(serve)
+
+
+def _worker_words(
+    app_ref: str | None,
+    shell: bool,
+    shell_users: Sequence[str],
+    concurrency: int,
+    threads: int,
+    processes: int | None,
+    commands: int,
+    queues: Sequence[str],
+    labels: Sequence[str],
+) -> list[str]:
+    """Return the words of `foliot worker` for the same options."""
+    words = ["--app", app_ref] if app_ref is not None else []
+    words += ["--shell"] if shell else []
+    words += ["--concurrency", str(concurrency), "--threads", str(threads), "--commands", str(commands)]
+    words += ["--processes", str(processes)] if processes is not None else []
+    for option, values in (("--shell-user", shell_users), ("--queue", queues), ("--label", labels)):
+        words += [word for value in values for word in (option, value)]
+    return words
+
+
+def _serve_cluster(nodes: int, workers: int, data: str | None, words: list[str], *, log_json: bool) -> None:
+    from .cluster.local import LocalCluster, LocalOptions
+    from .cluster.up import run_cluster
+    from .logs import configure_logging
+
+    configure_logging(json=log_json)
+    logs = ["--log-json"] if log_json else []
+    options = LocalOptions(nodes, workers, data, worker_arguments=[*words, *logs], node_arguments=logs)
+
+    def ready(cluster: LocalCluster) -> None:
+        click.echo(f"ready: {nodes} nodes, {workers} workers. In other terminals:")
+        click.echo(f"  export FOLIOT_ADDRESS={cluster.address}")
+
+    run_loop(run_cluster(options, ready=ready))
 
 
 def _check_users(shell: bool, users: Sequence[str]) -> None:

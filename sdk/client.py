@@ -132,8 +132,9 @@ class Page(msgspec.Struct, frozen=True):
 class Client:
     """An async client of a scheduler.
 
-    `address`: the path of its socket; by default what FOLIOT_ADDRESS says, else `./foliot.sock`. `channel`: a gateway in
-    this process, instead of an address. `connect_timeout`: how long to wait for a scheduler that is about to start.
+    `address`: the path of its socket, or the servers of its cluster as `nats://host:port`; by default what FOLIOT_ADDRESS
+    says, else `./foliot.sock`. `channel`: a gateway in this process, instead of an address. `connect_timeout`: how long to
+    wait for a scheduler that is about to start.
     """
 
     def __init__(
@@ -151,7 +152,9 @@ class Client:
         self._clock = clock or SystemClock()
         self._timeout_ms = parse_span(timeout, what="timeout")
         connect_timeout_ms = parse_span(connect_timeout, what="connect_timeout")
-        self._channel = channel or open_channel(address, clock=self._clock, connect_timeout_ms=connect_timeout_ms)
+        self._channel = channel or open_channel(
+            address, clock=self._clock, connect_timeout_ms=connect_timeout_ms, tenant=tenant
+        )
         self._specs = SpecMaker(self._clock)
         self._submitter = Submitter(self._channel, tenant, clock=self._clock, rng=rng or Rng.of_the_system())
         self._has_met = False
@@ -494,6 +497,14 @@ class Client:
     async def stats(self) -> api.StatsRead:
         """Return what waits and runs, and what the node tells about itself."""
         return await self._ask(api.ReadStats(), api.StatsRead)
+
+    async def members(self) -> api.MembersListed:
+        """Return the nodes of the cluster; none if the scheduler is one process."""
+        return await self._ask(api.ListMembers(), api.MembersListed)
+
+    async def drain_member(self, name: str, *, why: str = "") -> api.MemberDraining:
+        """Have a node of the cluster hand over its shards and end; it is told, and this does not wait for it."""
+        return await self._ask(api.DrainMember(name, why), api.MemberDraining)
 
     async def wait_until_idle(self, timeout: Span | None = None, *, all_tenants: bool = False) -> None:
         """Wait until no task of the tenant waits (scheduled ones included) or runs. Raises: NotIdleError."""

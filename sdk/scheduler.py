@@ -1,7 +1,7 @@
 """The embedded form: scheduler, store and workers in one process, put together here and nowhere else.
 
 This is an entry point: it builds the clock and the seeded randomness once and passes them down. On the way out everything
-is left in order: workers drain, what was not started is handed back, the store is closed last.
+is left in order: schedules are held, workers drain, what was not started is handed back, the store is closed last.
 """
 
 from __future__ import annotations
@@ -19,11 +19,14 @@ import anyio
 import structlog
 from anyio.abc import TaskGroup
 
+from ..actors.addresses import shard_address
 from ..actors.cast import makers
 from ..actors.messages import Template
+from ..actors.schedule_messages import HoldSchedules
 from ..actors.shard import ShardConfig
+from ..runtime.bus import Envelope
 from ..runtime.clock import Clock, SystemClock
-from ..runtime.errors import FoliotError, StoreError
+from ..runtime.errors import FoliotError
 from ..runtime.node import Node, NodeConfig
 from ..runtime.rng import Rng
 from ..stores.hosting import poison_in, shards_on
@@ -34,14 +37,13 @@ from ..transports.memory import MemoryBus
 from .app import Foliot
 from .client import Client
 from .declared import Refused, put_declared, warn_of_undeclared
+from .housekeeping import figures_of, tidy
 from .logs import configure_logging_once
 from .payload import PayloadError
 from .tuning import tuned_interpreter
 from .worker import Worker
 
 log = structlog.get_logger("foliot")
-
-_JANITOR_INTERVAL_S = 30
 
 
 @dataclass(frozen=True)
@@ -213,22 +215,17 @@ class Scheduler:
         return [("default", name) for name in self._options.queues] or None
 
     async def _drain(self) -> None:
+        """Nothing ticks from here on: what ticked now would wait for the next start, however late that is."""
+        for shard in range(self.shards):
+            self.bus.send(Envelope(shard_address(shard), HoldSchedules()))
         with anyio.CancelScope(shield=True):
             async with anyio.create_task_group() as group:
                 for worker in self.workers:
                     group.start_soon(worker.drain)
 
     async def _tidy(self) -> None:
-        """Retention, in small steps, so that no commit waits long. Raises: StoreUnusableError if the file is gone."""
-        while True:
-            await anyio.sleep(_JANITOR_INTERVAL_S)
-            self.store.check_file()  # better to stop than to accept what cannot last
-            before_ms = self._clock.now_ms() - self._options.retention_ms
-            try:
-                while await self.store.retain(before_ms, limit=1_000) == 1_000:  # noqa: ASYNC110
-                    await anyio.sleep(0.05)  # commits go first
-            except StoreError as error:
-                log.warning("retention_postponed", error=str(error))
+        """Raises: StoreUnusableError if the file is gone."""
+        await tidy(self.store, self._clock, self._options.retention_ms, check=self.store.check_file)
 
     def _handlers(self) -> Mapping[str, tuple[Template, int]]:
         """Return the handlers there are; the mapping is made again only when an app got another."""
@@ -259,15 +256,4 @@ class Scheduler:
 
     def figures(self) -> dict[str, float]:
         """Return what this process measured of itself: CPU by stage in ns, commits, rows."""
-        stats = self.store.stats
-        found: dict[str, float] = {
-            "store.commits": stats.commits, "store.shard_commits": stats.shard_commits, "store.rows": stats.rows,
-            "store.busy_ns": stats.busy_ns, "store.encode_ns": stats.encode_ns, "bus.dropped": self.bus.dropped,
-        }  # fmt: skip
-        for address, cell in self.node.cells.items():
-            kind = address.partition(".")[0]
-            for name, busy_ns in cell.stats.busy_ns.items():
-                found[f"{kind}.{name}_ns"] = found.get(f"{kind}.{name}_ns", 0) + busy_ns
-            for name in ("turns", "messages", "restarts", "set_aside"):
-                found[f"{kind}.{name}"] = found.get(f"{kind}.{name}", 0) + getattr(cell.stats, name)
-        return found
+        return figures_of(self.store, self.node, self.bus.dropped)

@@ -21,6 +21,20 @@ from .shell import SHELL
 log = structlog.get_logger("foliot")
 
 
+def apps_of(app_ref: str | None, *, shell: bool, shell_users: Sequence[str]) -> list[Foliot]:
+    """Return the app that is named, and one for shell commands if they are wanted and it has none.
+
+    Raises: AppLoadError, InvalidOptionError if the app has its own say about users.
+    """
+    apps = [load_app(app_ref)] if app_ref is not None else []
+    if shell and not any(SHELL in app.handlers for app in apps):
+        apps.append(Foliot("foliot"))
+        apps[-1].add_shell(users=shell_users)
+    elif shell_users:
+        raise InvalidOptionError("--shell-user", ", ".join(shell_users), "none: the app says so with add_shell(users=[...])")
+    return apps
+
+
 async def run_up(
     app_ref: str | None,
     *,
@@ -46,12 +60,7 @@ async def run_up(
     Raises: AppLoadError, InvalidOptionError if the app has its own say about users, StoreInUseError, StoreUnusableError, and
     what an actor's supervisor gave up on.
     """
-    apps = [load_app(app_ref)] if app_ref is not None else []
-    if shell and not any(SHELL in app.handlers for app in apps):
-        apps.append(Foliot("foliot"))
-        apps[-1].add_shell(users=shell_users)
-    elif shell_users:
-        raise InvalidOptionError("--shell-user", ", ".join(shell_users), "none: the app says so with add_shell(users=[...])")
+    apps = apps_of(app_ref, shell=shell, shell_users=shell_users)
     configure_logging(json=log_json)
     path = socket or default_socket(database)
     options = SchedulerOptions(

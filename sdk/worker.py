@@ -490,6 +490,14 @@ class Worker:
         self._sender.send(self.heartbeat())
         self._require().on_loop(self._renew)
 
+    def renew(self) -> None:
+        """Say at once what the next heartbeat would: the way to the others was interrupted, and what was said is lost. On
+        the loop; harmless while the worker does not run."""
+        if self._runner is not None and not self._over.is_set():
+            self._recent = dict.fromkeys(range(self._shards), _QUIET_BEATS)  # any of them may have leased in vain
+            self._say(self.heartbeat())
+            self._renew()
+
     def _say(self, message: Heartbeat | WorkerLeft) -> None:
         """Tell the actor that watches the session; on the loop."""
         self._bus.send(Envelope(worker_address(self.session), message, session_address(self.session)))

@@ -11,6 +11,8 @@ import os
 import structlog
 from hypothesis import HealthCheck, settings
 
+from .servers import nats_server, postgres_dsn, postgres_server  # noqa: F401 fixtures of all tests
+
 _ON_SLOW_MACHINES = [HealthCheck.too_slow, HealthCheck.data_too_large]
 settings.register_profile("repeatable", deadline=None, derandomize=True, suppress_health_check=_ON_SLOW_MACHINES)
 settings.register_profile("explore", settings.get_profile("repeatable"), derandomize=False, max_examples=2_000)

@@ -159,6 +159,17 @@ class ReadStats(Message, frozen=True, tag=True):
     """Answers: StatsRead."""
 
 
+class ListMembers(Message, frozen=True, tag=True):
+    """Which nodes are there? Answers: MembersListed."""
+
+
+class DrainMember(Message, frozen=True, tag=True):
+    """Have a node of the cluster hand over its slots and end. Answers: MemberDraining, at once."""
+
+    name: str
+    why: str = ""
+
+
 # -- answers -----------------------------------------------------------------------------------------------------------
 
 
@@ -369,15 +380,41 @@ class StatsRead(Message, frozen=True, tag=True):
     figures: dict[str, float]
 
 
+class MemberView(Message, frozen=True):
+    """A node. `state`: up | draining | silent (it is a member and does not answer). `shards`: those it hosts. `skew_ms`: its
+    clock against the store's. `figures`: what it measured of itself."""
+
+    name: str
+    state: str
+    host: str = ""
+    pid: int = 0
+    product: str = ""
+    since_ms: int = 0
+    shards: list[int] = msgspec.field(default_factory=list)
+    skew_ms: int = 0
+    figures: dict[str, float] = msgspec.field(default_factory=dict)
+
+
+class MembersListed(Message, frozen=True, tag=True):
+    """By name. `shards`: how many there are; those that no member hosts are just being moved, or lost their node."""
+
+    shards: int
+    members: list[MemberView]
+
+
+class MemberDraining(Message, frozen=True, tag=True):
+    name: str
+
+
 Request = (
     SubmitTasks | CancelTasks | RetryTasks | PurgeTasks | WatchTasks | Hello | GetTasks | ListTasks | ReadLogs
     | WhyTasks | ListQueues | SetQueue | ListWorkers | ListTenants | SetTenant | Verify | ReadStats
-    | schedules.ScheduleRequest
+    | ListMembers | DrainMember | schedules.ScheduleRequest
 )  # fmt: skip
 Answer = (
     TasksSubmitted | TasksAnswered | TasksEnded | Welcome | TasksFound | TasksListed | LogsRead | WhyRead
     | QueuesListed | QueueConfigured | WorkersListed | TenantsListed | TenantConfigured | LedgerVerified | StatsRead
-    | schedules.EdgeAnswer | Refusal
+    | MembersListed | MemberDraining | schedules.EdgeAnswer | Refusal
 )  # fmt: skip
 
 _PREFIX: Final = bytes((VERSION,))

@@ -44,8 +44,9 @@ class Entrance:
 
     def __init__(
         self, bus: Bus, clock: Clock, rng: Rng,
-        *, shards: int, limits: EdgeLimits, since_ms: int, misfit: Misfit | None = None,
+        *, shards: int, limits: EdgeLimits, since_ms: int, misfit: Misfit | None = None, is_shared: bool = False,
     ) -> None:  # fmt: skip
+        """`is_shared`: there are other gateways, so a request may come to several of them."""
         self.counts: dict[tuple[str, str], EdgeCount] = {}
         self._bus = bus
         self._clock = clock
@@ -53,6 +54,7 @@ class Entrance:
         self._addresses = [shard_address(shard) for shard in range(shards)]
         self._limits = limits
         self._misfit = misfit
+        self._is_shared = is_shared
         self._turn = rng.below(shards)
         self._since_ms = since_ms
         self._counted: dict[str, None] = {}  # request ids, oldest first
@@ -145,6 +147,8 @@ class Entrance:
             return error  # the outcome is unknown: it stays unsettled
         except FoliotError as error:
             answer = Refusal.of(error)
+        if self._is_shared and isinstance(answer, TasksSubmitted) and self._is_anothers(part.request_id, answer):
+            return answer  # it stays unsettled here
         for entry, count in zip(entries, counts, strict=True):
             entry.unsettled -= count
         if isinstance(answer, Refusal):
@@ -179,6 +183,10 @@ class Entrance:
         if entry is None:
             entry = self.counts[tenant, queue] = EdgeCount()
         return entry
+
+    def _is_anothers(self, request_id: str, answer: TasksSubmitted) -> bool:
+        """Tell whether it cannot be told which gateway let the tasks in first."""
+        return answer.repeated and request_id not in self._counted
 
     def _is_first(self, request_id: str, answer: TasksSubmitted) -> bool:
         """Tell whether the answer's tasks are still to be counted: not if a repetition was answered as the first time,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import difflib
 from collections.abc import Awaitable, Callable, Collection, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 import msgspec
@@ -46,6 +47,7 @@ from ..actors.messages import (
     WatchTasks,
     WorkerRead,
 )
+from ..actors.node_messages import ReadPeer
 from ..actors.schedule_messages import PutSchedules
 from ..actors.states import State
 from ..runtime.bus import Bus, Refusal
@@ -58,16 +60,21 @@ from ..stores.port import Store, TaskFilter
 from .admission import EdgeLimits, InvalidOptionError, TooLargeError
 from .api import (
     VERSION,
+    DrainMember,
     GetTasks,
     HandlerView,
     Hello,
     LedgerVerified,
+    ListMembers,
     ListQueues,
     ListTasks,
     ListTenants,
     ListWorkers,
     LogPart,
     LogsRead,
+    MemberDraining,
+    MembersListed,
+    MemberView,
     QueuesListed,
     QueueView,
     ReadLogs,
@@ -92,6 +99,7 @@ from .api import (
 )
 from .balance import Baseline, EdgeSnapshot, WorkerCounts, balance, completions
 from .entrance import EdgeCount, Entrance, Misfit
+from .peers import Edges, Peers
 from .schedule_gate import ScheduleGate
 from .views import view_of_detail, views_of_rows, why_without_queue
 
@@ -109,7 +117,7 @@ class Gateway:
     `directory`: the addresses of the live actors of a kind ("worker", "queue", "tenant") on this node, sorted.
     `worker_counts`: the third count of the ledger, if this process has workers. `figures`: what the node tells about
     itself, by name. `handlers`: template and default priority by name, if other names are to be refused.
-    `misfit`: says what is wrong with a payload its sender did not check.
+    `misfit`: says what is wrong with a payload its sender did not check. `is_shared`: there are other gateways.
 
     A gateway is also the channel (`sdk.channel`) of clients in its own process.
     """
@@ -131,8 +139,12 @@ class Gateway:
         misfit: Misfit | None = None,
         limits: EdgeLimits | None = None,
         product: str = "",
+        is_shared: bool = False,
     ) -> None:
         self.limits = limits or EdgeLimits()
+        self.peers: Peers | None = None
+        self.told: Callable[[], Mapping[str, tuple[Template, int]]] | None = None
+        """Handlers that some worker has; unlike `handlers`, others may be named too."""
         self.worker_counts = worker_counts
         self.figures = figures
         self._bus = bus
@@ -145,8 +157,9 @@ class Gateway:
         self._product = product
         self._since_ms = clock.now_ms()
         self._entrance = Entrance(
-            bus, clock, rng, shards=shards, limits=self.limits, since_ms=self._since_ms, misfit=misfit
-        )
+            bus, clock, rng, shards=shards, limits=self.limits, since_ms=self._since_ms, misfit=misfit,
+            is_shared=is_shared,
+        )  # fmt: skip
         schedules = ScheduleGate(
             store, clock, self._ask_each, shards=shards, limits=self.limits, known=handlers or (lambda: None), misfit=misfit
         )
@@ -170,6 +183,8 @@ class Gateway:
             SetTenant: self._set_tenant,
             Verify: self._verify,
             ReadStats: self._stats,
+            ListMembers: self._members,
+            DrainMember: self._drain_member,
             **schedules.routes(),
         }
 
@@ -177,6 +192,10 @@ class Gateway:
     def edge_counts(self) -> dict[tuple[str, str], EdgeCount]:
         """What clients were promised since the gateway began, by (tenant, queue)."""
         return self._entrance.counts
+
+    def edge_report(self) -> tuple[Baseline | None, dict[tuple[str, str], EdgeCount]]:
+        """Return what had been counted when the gateway began, None if it has not, and what it let in since."""
+        return self._baseline, self._entrance.counts
 
     async def begin(self) -> None:
         """Note what the shards have counted so far; the first submission does it otherwise. Raises: UnavailableError."""
@@ -259,6 +278,8 @@ class Gateway:
         check_name("tenant", request.tenant)
         if isinstance(request, CancelTasks) and len(request.reason) > self.limits.max_text:
             raise TooLargeError("the length of the reason", len(request.reason), self.limits.max_text)
+        if isinstance(request, CancelTasks) and not request.reason.isprintable():
+            raise InvalidOptionError("reason", request.reason, "printable characters on one line")
         if isinstance(request, RetryTasks) and len(request.payload or b"") > self.limits.max_payload:
             raise TooLargeError("the payload's size in bytes", len(request.payload or b""), self.limits.max_payload)
         parts = self._by_shard(request.ids)
@@ -386,7 +407,7 @@ class Gateway:
         tallies = await self._tallies(timeout_ms)
         configs, _ = await self._store.configs()
         stored = {queue_address(config.pool, config.queue): config for config in configs}
-        live = self._directory("queue")
+        live = await self._live("queue")
         answers = dict(zip(live, await self._ask_each([(to, ReadQueue()) for to in live], timeout_ms), strict=True))
         views = []
         for address in sorted({*stored, *live}):
@@ -420,15 +441,19 @@ class Gateway:
         home = slot_of(queue_address(request.pool, request.queue), self._shards)
         return await self._ask(shard_address(home), ConfigureQueue(changed), timeout_ms)
 
+    async def _live(self, kind: str) -> list[str]:
+        """Return the addresses of a kind, of the whole cluster if this is one."""
+        return await self.peers.directory(kind) if self.peers is not None else self._directory(kind)
+
     async def _workers(self, request: ListWorkers, timeout_ms: int) -> WorkersListed:
-        answers = await self._ask_each([(to, ReadWorker()) for to in self._directory("worker")], timeout_ms)
+        answers = await self._ask_each([(to, ReadWorker()) for to in await self._live("worker")], timeout_ms)
         return WorkersListed([answer for answer in answers if isinstance(answer, WorkerRead)])
 
     async def _tenants(self, request: ListTenants, timeout_ms: int) -> TenantsListed:
         tallies = await self._tallies(timeout_ms)
         _, configs = await self._store.configs()
         stored = {config.tenant: config for config in configs}
-        live = self._directory("tenant")
+        live = await self._live("tenant")
         answers = await self._ask_each([(to, ReadTenant()) for to in live], timeout_ms)
         reads = {at.config.tenant: at for at in answers if isinstance(at, TenantRead)}
         views = []
@@ -457,7 +482,8 @@ class Gateway:
         return Welcome(VERSION, self._product, self._shards, self._since_ms, self._clock.now_ms(), handlers)
 
     def _known(self) -> Mapping[str, tuple[Template, int]]:
-        return self._handlers() if self._handlers is not None else {}
+        known = self._handlers if self._handlers is not None else self.told
+        return known() if known is not None else {}
 
     async def _read_ledgers(self, timeout_ms: int) -> list[LedgerEntry]:
         """Return the shards' own counters, of all shards. Raises: FoliotError if one does not answer."""
@@ -487,11 +513,46 @@ class Gateway:
     async def _verify(self, request: Verify, timeout_ms: int) -> LedgerVerified:
         if self._baseline is None:
             await self.begin()
-        assert self._baseline is not None
-        before = self._snapshot()
+        before = await self._edges()
         counters, recount = await self._store.ledger()
-        after = self._snapshot()
-        return balance(counters, recount, baseline=self._baseline, before=before, after=after, since_ms=self._since_ms)
+        after = await self._edges()
+        is_whole = before.snapshot.is_whole and before.boots == after.boots  # else somebody came or went meanwhile
+        return balance(
+            counters, recount, baseline=before.baseline, before=replace(before.snapshot, is_whole=is_whole),
+            after=after.snapshot, since_ms=before.since_ms,
+        )  # fmt: skip
+
+    async def _edges(self) -> Edges:
+        if self.peers is not None:
+            return await self.peers.edges()
+        assert self._baseline is not None
+        return Edges(self._baseline, self._snapshot(), (), self._since_ms)
+
+    async def _members(self, request: ListMembers, timeout_ms: int) -> MembersListed:
+        if self.peers is None:
+            return MembersListed(self._shards, [])
+        reads = {read.node: read for read in await self.peers.gather(ReadPeer())}
+        views = []
+        for name in sorted({*self.peers.members, *reads}):
+            read = reads.get(name)
+            if read is None:
+                views.append(MemberView(name, "silent"))
+                continue
+            views.append(
+                MemberView(
+                    name, "draining" if read.is_leaving else "up", read.host, read.pid, read.product, read.since_ms,
+                    sorted(read.hosted), read.skew_ms, read.figures,
+                )
+            )  # fmt: skip
+        return MembersListed(self._shards, views)
+
+    async def _drain_member(self, request: DrainMember, timeout_ms: int) -> Any:
+        if self.peers is None:
+            return Refusal("no_cluster", "this scheduler is one process, expected a cluster; end the process instead")
+        if len(request.why) > self.limits.max_text:
+            raise TooLargeError("the length of 'why'", len(request.why), self.limits.max_text)
+        answer = await self.peers.drain(request.name, request.why)
+        return answer if isinstance(answer, Refusal) else MemberDraining(answer.node)
 
     def _snapshot(self) -> EdgeSnapshot:
         edge = {key: (count.accepted, count.unsettled) for key, count in self._entrance.counts.items()}

@@ -6,7 +6,16 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from ..runtime.errors import DeadlineError
+from ..runtime.errors import DeadlineError, UnavailableError
+
+
+class AnswerLostError(DeadlineError):
+    """The connection was lost while a request was under way."""
+
+    def __init__(self, what: str) -> None:
+        UnavailableError.__init__(self, f"{what} was under way when the connection was lost; its outcome is unknown")
+        self.what = what
+        self.timeout_ms = 0
 
 
 class Requests:
@@ -35,6 +44,12 @@ class Requests:
         future = self._waiting.get(number)
         if future is not None and not future.done():
             future.set_result(message)
+
+    def lose(self, number: int, what: str) -> None:
+        """Fail a request whose answer will not come; harmless if it was answered."""
+        future = self._waiting.get(number)
+        if future is not None and not future.done():
+            future.set_exception(AnswerLostError(what))
 
     def _late(self, number: int, what: str, timeout_ms: int) -> None:
         future = self._waiting.get(number)

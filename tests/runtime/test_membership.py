@@ -326,3 +326,37 @@ def test_spans_that_contradict_each_other_are_refused() -> None:
 )
 def test_what_nodes_tell_each_other_travels(message: msgspec.Struct) -> None:
     assert decode(encode(message)) == message
+
+
+def test_a_node_without_its_network_counts_nobody_dead_and_gives_all_their_time_again() -> None:
+    async def scenario(view: View) -> None:
+        await view.membership.join()
+        await view.hear("b")
+        view.membership.hears(False)
+        await asyncio.sleep(60)
+        assert view.membership.alive == ["a", "b"]
+        assert view.membership.may_take_over()
+
+        said = len(view.said)
+        view.membership.hears(True)
+        await asyncio.sleep(0.002)
+        assert view.said[said].asks, "it asks at once who is there"
+        await asyncio.sleep(CONFIG.dead_after_ms / 1000 - 1)
+        assert view.membership.alive == ["a", "b"]
+        await asyncio.sleep(2)
+        assert view.membership.alive == ["a"]
+
+    viewed(scenario)
+
+
+def test_every_life_that_was_heard_is_remembered_even_of_nodes_that_left() -> None:
+    async def scenario(view: View) -> None:
+        await view.membership.join()
+        await view.hear("b", "1")
+        await view.hear("b", "2")
+        await view.hear("c", "3", leaving=True)
+
+        assert view.membership.lives == ["1", "2", "3"]
+        assert not view.membership.forgot_lives
+
+    viewed(scenario)

@@ -205,11 +205,14 @@ class NatsBus:
             self._asked.pop(asked, None)
 
     def _link_changed(self, state: LinkState) -> None:
-        """Requests that were not written to the server when its connection ended are refused: nobody got them."""
+        """Requests that were not written to the server when its connection ended are refused: nobody got them. The answers
+        to the others are lost, or will be, so whoever waits for one need not wait for its deadline to ask again."""
         if not state.is_up:
-            for number, (_, put) in list(self._asked.items()):
+            for number, (to, put) in list(self._asked.items()):
                 if put > state.written:
                     self._requests.answer(number, Refusal.of(LinkDownError(state.reason)))
+                else:
+                    self._requests.lose(number, f"a request to {to}")
 
     # -- arriving ----------------------------------------------------------------------------------------------------
 

@@ -37,6 +37,7 @@ __all__ = ["NO_RESPONDERS", "Delivery", "LinkState", "NatsConfig", "NatsLink", "
 
 log = structlog.get_logger("foliot.transports.nats")
 
+_CANCEL_AGAIN_S: Final = 0.1
 _DISCOVERED_MAX: Final = 64  # servers that servers told of
 
 
@@ -151,11 +152,15 @@ class NatsLink:
             with suppress(TimeoutError, LinkDownError):
                 async with asyncio.timeout(self._config.connect_timeout_ms / 1000):
                     await self.flush()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        if session is not None:
-            session.abort()
+        living = self._tasks
+        while living:
+            for task in living:
+                task.cancel()  # more than once if need be: nats-py, while it connects, may take a cancellation for an error
+            await asyncio.wait(living, timeout=_CANCEL_AGAIN_S)
+            living = [task for task in living if not task.done()]
+        for each in (session, self._session):
+            if each is not None:
+                each.abort()
         self._down("closed")
 
     @property

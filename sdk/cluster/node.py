@@ -1,0 +1,245 @@
+"""A node of a cluster, put together: PostgreSQL, NATS, the actors of its slots, and a gateway.
+
+An entry point, as `sdk.scheduler` is for the embedded form: it builds the clock and the seeded randomness once and
+passes them down. The order of leaving: take no new requests, finish those that are there, hand over every slot, leave
+what the gateway has counted to the others, and only then let go of the broker and the database.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket as sockets
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from typing import Final
+
+import anyio
+import structlog
+
+from ...actors.addresses import check_name
+from ...actors.cast import makers
+from ...actors.shard import ShardConfig
+from ...runtime.clock import Clock, SystemClock
+from ...runtime.errors import FoliotError
+from ...runtime.membership import MembershipConfig
+from ...runtime.node import Node, NodeConfig
+from ...runtime.rng import Rng
+from ...stores.hosting import poison_in, shards_on
+from ...stores.postgres.config import PostgresConfig
+from ...stores.postgres.store import PostgresStore, open_postgres
+from ...transports.gateway import Gateway
+from ...transports.nats.bus import NatsBus
+from ...transports.nats.config import NatsConfig
+from ...transports.nats.link import LinkState, NatsLink
+from ...transports.nats.listener import NatsListener
+from ...transports.peers import NodeFacts, Peers
+from ..housekeeping import figures_of, tidy
+from ..logs import configure_logging_once
+from ..tuning import tuned_interpreter
+from .database_clock import database_now_ms
+from .errors import ClockSkewError
+from .greeting import answer_greetings
+from .handlers import HandlerBook
+from .jetstream import check_jetstream
+from .names import own_name, product_version, shielded
+from .presence import Presence, PresenceConfig
+from .skew import SkewConfig, SkewWatch
+
+log = structlog.get_logger("foliot")
+
+SLOTS: Final = 64
+_BEGIN_AGAIN_S: Final = 0.2
+
+
+@dataclass(frozen=True)
+class NodeOptions:
+    """How a node runs. `nats`: the servers' URL, or all of a link's settings. `slots`: of a database that is made now; an
+    older one keeps its own. `name`: unique in the cluster. Raises: InvalidNameError."""
+
+    nats: NatsConfig | str = "nats://127.0.0.1:4222"
+    postgres: str = "postgresql://127.0.0.1/foliot"
+    name: str = field(default_factory=own_name)
+    slots: int = SLOTS
+    prefix: str = "foliot"
+    retention_ms: int = 7 * 86_400_000
+    heartbeat_interval_ms: int = 10_000  # of the workers; twice that old, a lease that its worker never got is given up
+    membership: MembershipConfig = field(default_factory=MembershipConfig)
+    skew: SkewConfig = field(default_factory=SkewConfig)
+    presence: PresenceConfig = field(default_factory=PresenceConfig)
+    store: PostgresConfig = field(default_factory=PostgresConfig)
+
+    def __post_init__(self) -> None:
+        check_name("node", self.name)
+
+    @property
+    def link(self) -> NatsConfig:
+        return self.nats if isinstance(self.nats, NatsConfig) else NatsConfig(self.nats, name=self.name)
+
+
+class ClusterNode:
+    """One node. `run()` lives until it is cancelled, fails, or was drained."""
+
+    def __init__(self, options: NodeOptions, *, clock: Clock | None = None, rng: Rng | None = None) -> None:
+        self.options = options
+        self._clock: Clock = clock or SystemClock()
+        self._rng = rng or Rng.of_the_system()
+        self._leave = asyncio.Event()
+        self._why_left: ClockSkewError | None = None
+
+    # -- life ----------------------------------------------------------------------------------------------------------
+
+    async def run(self, *, ready: Callable[[], None] = lambda: None) -> None:
+        """Take part until `drain`, or until cancelled. `ready`: called once the node hosts its slots and answers.
+
+        Raises: of the broker NatsUnreachableError, NatsCredentialsError, NatsTlsError, NatsTooOldError, NoJetStreamError; of
+        the database StoreError, StoreUnusableError; ClockSkewError; NodeReplacedError; what a supervisor gave up on.
+        """
+        options = self.options
+        configure_logging_once()
+        config = options.link
+        async with AsyncExitStack() as stack:
+            self.link = await NatsLink.open(config, clock=self._clock, rng=self._rng.stream("nats"))
+            stack.push_async_callback(shielded, self.link.close)
+            await check_jetstream(self.link, config.shown)
+            self.skew = SkewWatch(
+                options.name, clock=self._clock, store_now=lambda: database_now_ms(options.postgres), peers=self._peer_skews,
+                drain=self._leave_skewed, config=options.skew,
+            )  # fmt: skip
+            self.store: PostgresStore = await open_postgres(
+                options.postgres, clock=self._clock, shards=options.slots, config=options.store
+            )
+            stack.push_async_callback(shielded, self.store.close)
+            await self.skew.check_at_start()
+            self._make()
+            with tuned_interpreter():
+                try:
+                    await self._serve(ready)
+                except BaseExceptionGroup as group:
+                    if len(group.exceptions) > 1:
+                        raise
+                    raise group.exceptions[0] from None
+        if self._why_left is not None:
+            raise self._why_left
+
+    @property
+    def slots(self) -> int:
+        """How many there are, by the database."""
+        return self.store.shards
+
+    def drain(self, why: str = "") -> None:
+        """Begin to leave: `run` returns when every slot is handed over. Harmless when repeated."""
+        if not self._leave.is_set():
+            log.info("draining", node=self.options.name, why=why)
+            self._leave.set()
+
+    def _leave_skewed(self, error: ClockSkewError) -> None:
+        self._why_left = error
+        self.drain(str(error))
+
+    # -- parts ---------------------------------------------------------------------------------------------------------
+
+    def _make(self) -> None:
+        options, clock, slots = self.options, self._clock, self.store.shards
+        self.bus = NatsBus(self.link, slots=slots, name=options.name, clock=clock, prefix=options.prefix)
+        self.node = Node(
+            NodeConfig(options.name, slots, membership=options.membership), bus=self.bus, clock=clock,
+            rng=self._rng.stream("node"), kinds=makers(slots), poison=poison_in(self.store, clock),
+        )  # fmt: skip
+        self.gateway = Gateway(
+            self.bus, self.store, clock=clock, rng=self._rng.stream("gateway"), shards=slots,
+            directory=self.node.addresses, figures=self.figures, product=product_version(), is_shared=True,
+        )  # fmt: skip
+        facts = NodeFacts(
+            options.name, sockets.gethostname(), os.getpid(), product_version(), slots, self._clock.now_ms()
+        )  # fmt: skip
+        self.peers = Peers(
+            facts, bus=self.bus, node=self.node, now_ms=clock.now_ms, skew_ms=lambda: self.skew.skew_ms,
+            figures=self.figures, report=self.gateway.edge_report, drain=self.drain, handlers=lambda: self.handlers.told(),
+        )  # fmt: skip
+        self.gateway.peers = self.peers
+        self.presence = Presence(self.node, self.bus, clock, options.presence)
+        self.handlers = HandlerBook(self.bus)
+        self.gateway.told = self.handlers.known
+
+    async def _serve(self, ready: Callable[[], None]) -> None:
+        options = self.options
+        async with anyio.create_task_group() as group:
+            started = anyio.Event()
+            group.start_soon(self._run_node, started.set, name="node")
+            await started.wait()
+            self.peers.begin()
+            await self.handlers.begin(self.peers)
+            self.link.watch(self._link_changed)
+            group.start_soon(self._begin_gateway, name="gateway")
+            group.start_soon(self._tidy, name="janitor")
+            group.start_soon(self.skew.run, name="skew")
+            group.start_soon(self.presence.run, name="presence")
+            greetings = answer_greetings(
+                self.link, options.prefix, product=product_version(), slots=self.store.shards, node=options.name,
+                clock=self._clock,
+            )  # fmt: skip
+            listener = NatsListener(
+                self.link, self.gateway, self.bus, slots=self.store.shards, clock=self._clock,
+                rng=self._rng.stream("listener"), prefix=options.prefix,
+            )  # fmt: skip
+            listener.start()
+            try:
+                ready()
+                await self._leave.wait()
+            finally:
+                with anyio.CancelScope(shield=True):
+                    self.peers.is_leaving = True
+                    greetings.close()
+                    await listener.close()
+                    if self._leave.is_set():
+                        await self.node.leave()
+                    self.peers.end()
+                    self.handlers.end()
+                    self.link.unwatch(self._link_changed)
+            group.cancel_scope.cancel()
+        self.bus.close()
+
+    async def _run_node(self, started: Callable[[], None]) -> None:
+        config = ShardConfig(shards=self.store.shards, heartbeat_interval_ms=self.options.heartbeat_interval_ms)
+        durable = shards_on(self.store, config, node=self.options.name)
+        await self.node.run(durable, started=started)
+        self._leave.set()
+
+    async def _begin_gateway(self) -> None:
+        """Take the base of the edge's count; the first submission does it otherwise."""
+        while True:
+            try:
+                await self.gateway.begin()
+            except FoliotError:  # the shards are just being claimed
+                await anyio.sleep(_BEGIN_AGAIN_S)
+            else:
+                return
+
+    async def _tidy(self) -> None:
+        """Retention is for one node at a time: the one that hosts the first slot."""
+        await tidy(self.store, self._clock, self.options.retention_ms, is_mine=lambda: 0 in self.node.hosted)
+
+    # -- what is around ------------------------------------------------------------------------------------------------
+
+    def _link_changed(self, state: LinkState) -> None:
+        """Without its broker a node hears nobody, which says nothing about the others."""
+        membership = self.node.membership
+        if membership is not None:
+            membership.hears(state.is_up)
+        self.presence.link_changed(state)
+
+    def _peer_skews(self) -> list[int]:
+        membership = self.node.membership
+        return membership.skews() if membership is not None else []
+
+    def figures(self) -> dict[str, float]:
+        """Return what this process measured of itself."""
+        found = figures_of(self.store, self.node, self.bus.dropped)
+        found |= {f"bus.dropped.{reason}": count for reason, count in sorted(self.bus.drops.items())}
+        if self.node.membership is not None:
+            found |= {f"cluster.{name}": value for name, value in self.node.membership.figures().items()}
+        found["cluster.slots"] = len(self.node.hosted)
+        found["cluster.store_skew_ms"] = self.skew.skew_ms
+        return found
