@@ -36,6 +36,7 @@ _BY_WALL_CLOCK: Final = {"day": "* * *", "month": "1 * *", "year": "1 1 *"}
 _INTERVAL: Final = re.compile(r"every (?:(\d+) ?)?([a-z]+)", re.ASCII)
 _ON_DAYS: Final = re.compile(r"every ([a-z, ]+?)(?: at (.+))?", re.ASCII)
 _TIME: Final = re.compile(r"(\d{1,2})(?::(\d\d))?(?::(\d\d))? ?(am|pm)?", re.ASCII)
+_EXPECTED_UNIT: Final = "one such as ms, s, m, h, day, week or their names"
 _EXPECTED: Final = "'every 5 minutes', 'every day at 18:00' or 'every monday at 9:30'"
 
 
@@ -50,6 +51,8 @@ def parse(text: str) -> Rule:
     match = _INTERVAL.fullmatch(plain)
     if match and match[2] in _UNITS_MS and (match[1] or match[2] not in ("d", "day", "w")):
         return _interval(text, match[1], match[2])
+    if match and match[1]:
+        raise InvalidWordsError(text, f"has {match[2]!r}, which is no unit", _EXPECTED_UNIT)
     match = _ON_DAYS.fullmatch(plain)
     if match is None:
         if re.fullmatch(r"every \d+ ?[a-z]+ at .*", plain):

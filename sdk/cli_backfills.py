@@ -67,8 +67,9 @@ def backfill(
         echo_json({**ticks_json(found.ticks), "left_out": found.left_out, "has_more": found.has_more})
     else:
         print_ticks(session, found.ticks)
-        more = "; these are the first ones only" if found.has_more else ""
-        click.echo(f"{len(found.ticks)} would fire, {found.left_out} would be left out{more}", err=True)
+        count = f"{len(found.ticks)} and more" if found.has_more else str(len(found.ticks))
+        until = " up to the last of these" if found.has_more else ""
+        click.echo(f"{count} would fire, {found.left_out} would be left out{until}", err=True)
 
 
 @click.group()
@@ -85,6 +86,7 @@ def list_(session: Session, schedule: str, limit: int) -> None:
     infos = session.run(lambda client: client.schedules.backfills(schedule, limit=limit))
     columns = ("id", "schedule", "status", "start", "end", "cursor", "fired", "left_out", "failed", "by")
     session.rows([_row(info) for info in infos], columns, empty="no backfills")
+    session.tell_limit(len(infos), limit)
 
 
 @backfills.command()

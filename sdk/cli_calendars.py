@@ -12,6 +12,7 @@ from .calendar_files import read_calendar_file
 from .calendars import calendar_of
 from .cli_common import Session, connected, echo_json
 from .client import Client
+from .errors import InvalidRequestError
 
 _WEEKDAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
@@ -103,11 +104,22 @@ def set_(session: Session, name: str | None, path: str | None, zone: str, force:
             found = read_calendar_file(path, name=name or "", is_empty_right=force)
         else:
             found = [calendar_of(name or "", zone=zone, **days)]
-        return [await client.calendars.put(each, force=force) for each in found]
+        return [await _put(session, client, each, force) for each in found]
 
     for calendar in session.run(work):
         record = record_of(calendar)
         session.document(record, f"{record['name']}, version {record['version']}: {_days(record)}")
+
+
+async def _put(session: Session, client: Client, calendar: Calendar, force: bool) -> Calendar:
+    """Set a calendar; if it has to be by force, say what that ends."""
+    try:
+        return await client.calendars.put(calendar)
+    except InvalidRequestError as error:
+        if not force:
+            raise
+        session.tell(f"forced: {error}")
+        return await client.calendars.put(calendar, force=True)
 
 
 @calendars.command()

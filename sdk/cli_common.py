@@ -8,11 +8,12 @@ import functools
 import getpass
 import json
 import os
+import select
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final, NoReturn, TypeVar
+from typing import Any, Final, NoReturn, TextIO, TypeVar
 
 import click
 import msgspec
@@ -24,6 +25,7 @@ from .errors import DuplicateTaskError
 EXIT_FAILED: Final = 1
 EXIT_USAGE: Final = 2
 EXIT_UNAVAILABLE: Final = 3
+EXIT_PIPE: Final = 141  # what a shell says of a program that SIGPIPE ended
 DEBUG_VARIABLE: Final = "FOLIOT_DEBUG"
 
 T = TypeVar("T")
@@ -63,6 +65,25 @@ class Session:
         else:
             click.echo(text)
 
+    def tell(self, text: str) -> None:
+        """Print a remark for people, beside what a command prints."""
+        if not self.as_json:
+            click.echo(f"foliot: {text}", err=True)
+
+    def tell_limit(self, count: int, limit: int) -> None:
+        """Say that a list may go on."""
+        if count >= limit:
+            self.tell(f"the first {count} only, see --limit")
+
+    def tell_declared(self, apps: Mapping[str, str]) -> None:
+        """Say of schedules that were changed or deleted that code wins. `apps`: by name, the app whose code declared it."""
+        for name, app in list(apps.items())[:1]:
+            others = f", as were {len(apps) - 1} more of these" if len(apps) > 1 else ""
+            self.tell(
+                f"{name!r} was declared in the code of app {app!r}{others}; "
+                "what still is will be as the code says again after the next start"
+            )
+
 
 def connected(function: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command the options of a connection, and the `Session` as its first argument."""
@@ -89,9 +110,36 @@ def guarded(work: Callable[[], T], *, as_json: bool = False) -> T:
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:
+        cause = _innermost(error)
+        if isinstance(cause, BrokenPipeError):
+            end_if_unread()
         if os.environ.get(DEBUG_VARIABLE):
             raise
-        fail(_innermost(error), as_json=as_json)
+        fail(cause, as_json=as_json)
+
+
+def end_if_unread() -> None:
+    """End the process, as other tools end, if who read its output has seen enough, such as `head`. A pipe that broke may
+    also be the one to the scheduler, so the streams are asked."""
+    unread = [stream.fileno() for stream in (sys.stdout, sys.stderr) if _is_unread(stream)]
+    if not unread:
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for number in unread:  # the end of the process writes what is left
+        os.dup2(nowhere, number)
+    os.close(nowhere)
+    sys.exit(EXIT_PIPE)
+
+
+def _is_unread(stream: TextIO) -> bool:
+    """Tell whether a stream is a pipe that nobody reads any more."""
+    try:
+        number = stream.fileno()
+    except (OSError, ValueError, AttributeError):  # it is none of the process's own, as in tests
+        return False
+    poll = select.poll()
+    poll.register(number, 0)
+    return any(found & (select.POLLERR | select.POLLHUP) for _, found in poll.poll(0))
 
 
 def _innermost(error: BaseException) -> BaseException:
@@ -201,12 +249,14 @@ def cell(value: Any) -> str:
         return value.strftime("%Y-%m-%d %H:%M:%SZ")
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, dict | list):
+        return json.dumps(value, ensure_ascii=False)
     return str(value)
 
 
 def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
     """Print a table: drawn on a terminal, else in columns without borders, nothing cut off."""
-    cells = [[cell(row.get(column)) for column in columns] for row in rows]
+    cells = [[" ".join(cell(row.get(column)).splitlines()) for column in columns] for row in rows]
     titles = [column.replace("_", " ") for column in columns]
     if sys.stdout.isatty():
         from rich.console import Console

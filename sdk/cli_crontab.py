@@ -23,7 +23,7 @@ from .schedule_views import preview_of
 from .shell import SHELL, ShellNotServedError
 
 _NO_START: Final = "a schedule of a scheduler has no start of the machine, expected `foliot crontab run`"
-_COLUMNS: Final = ("file", "line", "when", "zone", "next", "user", "command")
+_COLUMNS: Final = ("file", "line", "when", "zone", "next", "user", "name", "command")
 _COMMAND_SHOWN: Final = 60
 
 
@@ -175,14 +175,22 @@ def _print(
         session.document({**counts, **left, "entries": entries, "problems": problems}, "")
     else:
         if entries:
-            columns = _COLUMNS if len({row["file"] for row in rows}) > 1 else _COLUMNS[1:]
-            table([{**row, "command": row["command"][:_COMMAND_SHOWN]} for row in entries], columns)
+            left_out = {"file"} if len({row["file"] for row in rows}) == 1 else set()
+            left_out |= {"name"} if result is None else set()  # nothing was made that has it
+            columns = [name for name in _COLUMNS if name not in left_out]
+            table([{**row, "command": _shown(row["command"])} for row in entries], columns)
         for problem in problems:
             place = f"{problem['file']}, line {problem['line']}"
             click.echo(f"foliot: {place}: {problem['reason']}: {problem['text']!r}", err=True)
         click.echo(_summary(entries, problems, result, gone, pruned))
     if problems:
         sys.exit(EXIT_FAILED)
+
+
+def _shown(command: str) -> str:
+    """Return a command as a table has it: a terminal has not room for all of a long one."""
+    is_cut = sys.stdout.isatty() and len(command) > _COMMAND_SHOWN
+    return f"{command[: _COMMAND_SHOWN - 3]}..." if is_cut else command
 
 
 def _summary(

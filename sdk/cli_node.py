@@ -108,11 +108,14 @@ def verify(session: Session) -> None:
     else:
         columns = (
             "tenant", "queue", "accepted", "completed", "failed", "dead", "cancelled", "expired", "skipped", "waiting",
-            "running", "edge", "stored",
+            "running", "edge", "fired", "stored",
         )  # fmt: skip
         if verified.lines:
             table([plain(line) for line in verified.lines], columns)
-            click.echo("edge, stored: accepted since the scheduler started, as clients were told and as the store counts")
+            click.echo(
+                "of this start, edge: acceptances that clients were told of; fired: tasks that ticks made; "
+                "stored: all of these, as the store counts"
+            )
         for difference in verified.differences:
             click.echo(difference.text, err=True)
         accepted = sum(line.accepted for line in verified.lines)

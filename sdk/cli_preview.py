@@ -22,6 +22,7 @@ from .durations import instant_of
 from .rules import check_until, ticks_of
 from .schedule_views import NextTick, ScheduleDiff, preview_of
 
+_NONE_TO_COME: Final = "no tick from now on; --start shows those of the past"
 _CHANGES: Final = (("gone", "-"), ("come", "+"), ("stay", "="))
 
 
@@ -42,14 +43,14 @@ def tick_row(tick: NextTick) -> dict[str, Any]:
     return {"tick": in_utc(tick.at), "local": local, "fires_at": fires_at, "notes": ", ".join(tick.notes)}
 
 
-def print_ticks(session: Session, ticks: Sequence[NextTick], *, details: bool = False) -> None:
+def print_ticks(session: Session, ticks: Sequence[NextTick], *, details: bool = False, empty: str = "no tick") -> None:
     """Print ticks as one JSON document, or as a table with the columns that say something."""
     if session.as_json:
         echo_json(ticks_json(ticks, details=details))
         return
     rows = [tick_row(tick) for tick in ticks]
     columns = [name for name in ("fires_at", "notes") if any(row[name] for row in rows)]
-    session.rows(rows, ("tick", "local", *columns), empty="no tick")
+    session.rows(rows, ("tick", "local", *columns), empty=empty)
 
 
 @click.command()
@@ -80,7 +81,7 @@ def preview(
             raise click.UsageError("give NAME, or a rule: --cron, --every, --after or --at")
         if files or not rule.keys() <= {"start"}:
             raise click.UsageError(f"without a new rule only --start, --until and --count go with schedule {name!r}")
-        ticks = session.run(lambda client: _of_schedule(client, name, rule.get("start"), until, count))
+        ticks = session.run(lambda client: _of_schedule(session, client, name, rule.get("start"), until, count))
     elif files or not guarded(lambda: names_in(rule.get("calendar", "")), as_json=session.as_json):
         ticks = guarded(lambda: _of_rule(session, name, rule, until, count, read_calendars(files)), as_json=session.as_json)
     else:
@@ -89,15 +90,19 @@ def preview(
             return _of_rule(session, name, rule, until, count, await client.calendars.list())
 
         ticks = session.run(known)
-    print_ticks(session, ticks, details=details)
+    since = rule.get("start")
+    print_ticks(session, ticks, details=details, empty=f"no tick from {since} on" if since else _NONE_TO_COME)
 
 
 async def _of_schedule(
-    client: Client, name: str, start: str | None, until: str | None, count: int
+    session: Session, client: Client, name: str, start: str | None, until: str | None, count: int
 ) -> Sequence[NextTick]:  # fmt: skip
     info = await client.schedules.get(name)
     begin = moment_in(start, info.zone, what="start") if start else None
     end = moment_in(until, info.zone, what="until") if until else None
+    if info.state == "paused":
+        why = f", {info.paused_why}" if info.paused_why else ""
+        session.tell(f"schedule {name!r} is paused{why}: none of these fires before it is resumed")
     return await client.schedules.preview(name, count=count, begin=begin, until=end)
 
 
@@ -141,3 +146,5 @@ def diff(session: Session, name: str, rule: dict[str, Any], count: int) -> None:
     marked = [{"": sign, **tick_row(tick)} for kind, sign in _CHANGES for tick in getattr(found, kind)]
     marked.sort(key=lambda row: str(row["tick"]))
     session.rows(marked, ("", "tick", "local", "notes"), empty="no tick, neither before nor after")
+    if found.until is not None:
+        session.tell(f"the ticks up to {in_utc(found.until)} were compared")

@@ -21,11 +21,15 @@ from ..actors.schedule_messages import MISSED
 from ..actors.schedule_messages import OVERLAPS as OVERLAP_WORDS
 from .durations import InvalidInstantError
 from .rules import WHEN_WORDS, WhenError
+from .schedule_errors import ScheduleExistsError
 
 Command = Callable[..., Any]
 
 _MOMENTS: Final = ("start", "end", "anchor")
 _NONE: Final = "none"
+_EXPECTED_MOMENT: Final = (
+    "ISO text such as 2030-01-31 or 2030-01-31T09:00, which is local to the zone, or with an offset, 2030-01-31T09:00+01:00"
+)
 _RULE: Final = (
     click.option("--cron", metavar="EXPR", help="At these times: minute hour day month weekday, such as '0 6 * * 1-5'."),
     click.option("--every", metavar="SPAN", help="At a fixed rate, such as 5m, or 'day at 18:00'."),
@@ -122,15 +126,20 @@ def says_when(rule: dict[str, Any]) -> bool:
 
 
 def moment_in(text: str, zone: str, *, what: str) -> datetime:
-    """Return a moment of ISO 8601; without an offset it is local to the zone.
-    Raises: InvalidInstantError, InvalidZoneError."""
+    """Return a moment of ISO 8601; without an offset it is local to the zone, where one that does not exist is read with the
+    offset before the gap, which is said. Raises: InvalidInstantError, InvalidZoneError."""
     try:
         moment = datetime.fromisoformat(text.strip())
-    except ValueError:
-        raise InvalidInstantError(what, text, "is not a moment") from None
+    except ValueError as error:
+        problem = "is not a moment" if str(error).startswith("Invalid isoformat") else f"is not a moment, since {error}"
+        raise InvalidInstantError(what, text, problem, _EXPECTED_MOMENT) from None
     if moment.tzinfo is None:
         check_zone(zone)
         moment = moment.replace(tzinfo=ZoneInfo(zone))
+        real = moment.astimezone(UTC).astimezone(moment.tzinfo)
+        if real.replace(tzinfo=None) != moment.replace(tzinfo=None):
+            shown = real.replace(tzinfo=None).isoformat()
+            click.echo(f"foliot: {what} {text!r} does not exist in {zone}, read as {shown}", err=True)
     return moment
 
 
@@ -150,3 +159,5 @@ def in_options() -> Iterator[None]:
         yield
     except WhenError as error:
         raise WhenError(error.given, form="--{}") from None
+    except ScheduleExistsError as error:
+        raise ScheduleExistsError(error.name, error.tenant, how="--replace") from None

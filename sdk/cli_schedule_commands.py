@@ -13,6 +13,7 @@ from .cli_common import EXIT_FAILED, Session, connected, current_user, echo_json
 from .cli_tasks import print_outcomes
 from .client import Client
 from .schedule_errors import ScheduleNotFoundError
+from .schedule_views import ScheduleInfo
 
 _CHUNK: Final = 500
 Do = Callable[[Client, Sequence[str]], Awaitable[Sequence[str]]]
@@ -64,16 +65,28 @@ def delete(session: Session, names: tuple[str, ...], everything: bool, prefix: s
             raise click.UsageError("deleting by --prefix or --all needs --yes where nobody can be asked")
         click.confirm("Delete these schedules for good?", abort=True)
 
+    declared: dict[str, str] = {}
+
     async def do(client: Client, some: Sequence[str]) -> Sequence[str]:
+        for info in await client.schedules.get_many(some) if names else ():
+            note(info)
         return await client.schedules.delete(list(some))
 
-    _apply(session, names, everything, prefix, do, good=("deleted",))
+    def note(info: ScheduleInfo) -> None:
+        if info.declared_in:
+            declared[info.name] = info.declared_in
+
+    try:
+        _apply(session, names, everything, prefix, do, good=("deleted",), note=note)
+    finally:
+        session.tell_declared(declared)
 
 
 def _apply(
-    session: Session, names: tuple[str, ...], everything: bool, prefix: str, do: Do, *, good: tuple[str, ...]
-) -> None:
-    """Do it to the named schedules, or to all that match, page by page."""
+    session: Session, names: tuple[str, ...], everything: bool, prefix: str, do: Do, *, good: tuple[str, ...],
+    note: Callable[[ScheduleInfo], None] = lambda info: None,
+) -> None:  # fmt: skip
+    """Do it to the named schedules, or to all that match, page by page, each of which is shown to `note` before."""
     if bool(names) == bool(everything or prefix) or (everything and prefix):
         raise click.UsageError("name schedules, or choose them with --prefix, or --all")
 
@@ -93,6 +106,7 @@ def _apply(
             some.clear()
 
         async for info in client.schedules.list(prefix=prefix):
+            note(info)
             some.append(info.name)
             if len(some) == _CHUNK:
                 await flush()

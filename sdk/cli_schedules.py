@@ -20,6 +20,7 @@ from .schedule_views import NextTick, ScheduleInfo, span_words
 from .shell import SHELL, ShellNotServedError, command_line
 
 _NEXT: Final = 3
+_COMMAND_SHOWN: Final = 60
 _COUNTERS: Final = ("fired", "triggered", "missed", "skipped", "buffered", "late", "failures", "waiting")
 _HIDDEN: Final = ("rule", "zone", "when", *_COUNTERS)
 
@@ -57,22 +58,24 @@ def list_(session: Session, prefix: str, paused: bool | None, limit: int) -> Non
         rows = []
         async for info in client.schedules.list(prefix=prefix, paused=paused, limit=limit):
             if session.as_json:
-                echo_json(record_of(info))
+                echo_json({name: value for name, value in record_of(info).items() if name != "payload"})
             else:
                 rows.append({**plain(info), "next_at": info.next_at, "last_tick": info.last_tick})
         if not session.as_json:
             await _tell_commands(client, rows)
             columns = ("name", "state", "when", "zone", "handler", "next_at", "last_tick", "last_outcome", "fired", "missed")
             session.rows(rows, columns, empty="no such schedules")
+            session.tell_limit(len(rows), limit)
 
     session.run(work)
 
 
 async def _tell_commands(client: Client, rows: Sequence[dict[str, Any]]) -> None:
-    """Put commands in the place of the handler that all of them share."""
+    """Put commands in the place of the handler that all of them share; in full where no terminal is too narrow for them."""
+    limit = _COMMAND_SHOWN if sys.stdout.isatty() else sys.maxsize
     commands = {row["name"]: row for row in rows if row["handler"] == SHELL}
     for info in await client.schedules.get_many(commands):
-        commands[info.name]["handler"] = command_line(info.payload) or SHELL
+        commands[info.name]["handler"] = command_line(info.payload, limit=limit) or SHELL
 
 
 @schedules.command()
@@ -101,6 +104,7 @@ def print_schedule(info: ScheduleInfo, ticks: Sequence[NextTick] = ()) -> None:
     if rule.precision != "normal" or rule.jitter_ms:
         jitter = f", jitter {span_words(rule.jitter_ms)}" if rule.jitter_ms else ""
         lines.append(("precision", rule.precision + jitter))
+    lines.append(("limit", f"{rule.limit} ticks" if rule.limit else None))
     lines += [(name, getattr(info, name)) for name in info.__struct_fields__ if name not in (*_HIDDEN, "name")]
     lines.append(("ticks", ", ".join(f"{getattr(info, name)} {name}" for name in _COUNTERS if getattr(info, name))))
     for name, value in lines:
@@ -135,6 +139,7 @@ def history(session: Session, name: str, limit: int) -> None:
         if not session.as_json:
             columns = ("tick", "fired_at", "source", "task", "outcome", "revision")
             session.rows(rows, columns, empty="no tick was decided yet")
+            session.tell_limit(len(rows), limit)
 
     session.run(work)
 
@@ -176,16 +181,23 @@ def create(
         raise click.UsageError("give HANDLER, such as shop.report, or --shell COMMAND")
     arguments = _payload(params, json_payload)
     if command is not None:
+        if "command" in arguments:
+            raise click.UsageError("the command is given by --shell and among the arguments, expected one of them")
         handler, arguments["command"] = SHELL, command
     assert handler is not None
+
+    declared: dict[str, str] = {}
 
     async def work(client: Client) -> ScheduleInfo:
         with in_options():
             words = {**rule_words(rule), **policy_words(policies), "arguments": arguments}
-            put = client.schedules.put if replace else client.schedules.create
-            return await put(name, handler, **words)
+            if not replace:
+                return await client.schedules.create(name, handler, **words)
+            for info in await client.schedules.get_many([name]):
+                declared[name] = info.declared_in
+            return await client.schedules.put(name, handler, **words)
 
-    _print_changed(session, _changed(session, work, handler))
+    _print_changed(session, _changed(session, work, handler), declared.get(name, ""))
 
 
 @schedules.command()
@@ -220,7 +232,8 @@ def update(
             more = {"arguments": arguments} if arguments else {}
             return await client.schedules.update(name, handler=handler, **words, **more)
 
-    _print_changed(session, _changed(session, work, handler or ""))
+    info = _changed(session, work, handler or "")
+    _print_changed(session, info, info.declared_in)
 
 
 def _changed(session: Session, work: Callable[[Client], Awaitable[ScheduleInfo]], handler: str) -> ScheduleInfo:
@@ -235,9 +248,10 @@ def _changed(session: Session, work: Callable[[Client], Awaitable[ScheduleInfo]]
     return session.run(told)
 
 
-def _print_changed(session: Session, info: ScheduleInfo) -> None:
+def _print_changed(session: Session, info: ScheduleInfo, declared_in: str) -> None:
     if session.as_json:
         echo_json(record_of(info))
         return
     when = f"next at {in_utc(info.next_at)}" if info.next_at else info.state
     click.echo(f"{info.name}: {info.when}, {info.zone}; {when}")
+    session.tell_declared({info.name: declared_in} if declared_in else {})

@@ -82,6 +82,8 @@ def submit(
         arguments = parse_object(sys.stdin.read() if json_payload == "-" else json_payload)
     arguments |= parse_arguments(params)
     if command is not None:
+        if "command" in arguments:
+            raise click.UsageError("the command is given by --shell and among the arguments, expected one of them")
         arguments["command"] = command
 
     async def work(client: Client) -> None:

@@ -38,6 +38,9 @@ PATH: Final = "/usr/bin:/bin"  # of cron's commands, where the crontab says noth
 
 Format = Literal["user", "system"]
 
+DELAY: Final = "RANDOM_DELAY"
+_MINUTES: Final = re.compile(r"\d{1,5}", re.ASCII)
+_NEVER_LOST: Final = ("LOGNAME", "MAILTO")  # what runs does not go by them
 _FIELD: Final = re.compile(r"[0-9A-Za-z*,/~?#-]+")
 _SETTING: Final = re.compile(r"""[ \t]*("[^"]*"|'[^']*'|[^\s="'#][^\s="']*)[ \t]*=(.*)""", re.DOTALL)
 _USER: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*\$?")
@@ -163,6 +166,8 @@ def parse_crontab(
     if "\0" in text:
         raise CrontabFileError(path, "has a NUL character, as programs and other binary files have", "the text of a crontab")
     lines = text.removeprefix("\ufeff").split("\n")
+    if not lines[-1]:
+        lines.pop()  # the last line ends with a newline, as it should
     if len(lines) > LINES_MAX:
         raise CrontabFileError(path, f"has {len(lines):,} lines", f"at most {LINES_MAX:,}")
     crontab = Crontab(path, format or format_of(path))
@@ -181,7 +186,7 @@ class _Reader:
         self._crontab = crontab
         self._check = check
         self._check_zone = check_zone
-        self._lost_zone = 0  # the line of a zone that was refused: times below it cannot be told
+        self._lost: dict[str, int] = {}  # by name, the lines of settings that were refused: what is below was to go by them
         self._environment: dict[str, str] = {}
         self._seen: Mapping[str, str] | None = None  # a copy of it, shared by the entries that follow each other
         self._names: dict[str, int] = {}
@@ -198,15 +203,19 @@ class _Reader:
                 self._crontab.problems.append(CrontabProblem(number, _shown(line), str(refused)))
 
     def _line(self, number: int, line: str, stripped: str) -> None:
+        setting = None if stripped.startswith(("@", "*", "-*", "-@")) else _SETTING.fullmatch(line)
+        if setting is not None:
+            name = _unquoted(setting[1])
+            if _NAME.fullmatch(name) and name not in _NEVER_LOST:
+                self._lost[name] = number
         try:
             line.encode()
         except UnicodeEncodeError:
             raise _Refused("has bytes that are no UTF-8") from None
         if "\r" in line:
             raise _Refused("has a carriage return within the line")
-        setting = _SETTING.fullmatch(line)
-        if setting is not None and not stripped.startswith(("@", "*", "-*", "-@")):
-            self._set(number, _unquoted(setting[1]), setting[2])
+        if setting is not None:
+            self._set(number, name, setting[2])
         else:
             self._entry(number, stripped)
 
@@ -215,8 +224,6 @@ class _Reader:
             raise _Refused(f"{name!r:.40} is no name of a variable, expected letters, digits and '_'")
         if name == "LOGNAME":
             raise _Refused("LOGNAME is whoever the command runs as, and cannot be set")
-        if name == ZONE:
-            self._lost_zone = number
         value = _value(value)
         if name == "SHELL" and not value.startswith("/"):
             raise _Refused("SHELL is no absolute path, expected one such as /bin/bash")
@@ -224,7 +231,9 @@ class _Reader:
             if not value:
                 raise _Refused(f"{ZONE} is empty, expected a time zone such as Europe/Berlin")
             _checked(self._check_zone, value)
-            self._lost_zone = 0
+        if name == DELAY and value and not _MINUTES.fullmatch(value):
+            raise _Refused(f"{DELAY} {value!r:.40} is no number of minutes, expected 0 to 99999")
+        self._lost.pop(name, None)
         self._environment[name] = value
         self._seen = None
         self._crontab.settings.append(CrontabSetting(number, name, value))
@@ -246,8 +255,11 @@ class _Reader:
             raise _Refused(f"has a command of {len(rest):,} characters, expected at most {COMMAND_MAX:,}")
         if when != "@reboot":
             _checked(self._check, when)
-            if self._lost_zone:
-                raise _Refused(f"has no time zone, since that of line {self._lost_zone} is a problem")
+            if ZONE in self._lost:
+                raise _Refused(f"has no time zone, since that of line {self._lost[ZONE]} is a problem")
+        for name, line in self._lost.items():
+            if name != ZONE:
+                raise _Refused(f"would run without its {name:.40}, since that of line {line} is a problem")
         if self._seen is None:
             self._seen = dict(self._environment)
         self._crontab.entries.append(

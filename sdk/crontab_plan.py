@@ -15,8 +15,9 @@ from typing import Any, Final
 
 from ..actors.cron import parse
 from ..actors.hours import check_zone
+from ..actors.rule_errors import InvalidCronError
 from ..runtime.errors import UsageError
-from .crontab import Crontab, CrontabEntry, CrontabProblem, Format, parse_crontab, read_crontab
+from .crontab import DELAY, Crontab, CrontabEntry, CrontabProblem, Format, parse_crontab, read_crontab
 from .shell_handler import own_user
 
 REBOOT: Final = "@reboot"
@@ -25,7 +26,7 @@ _RANDOM: Final = re.compile(r"(\d*)~(\d*)", re.ASCII)
 _BOUNDS: Final = ((0, 59), (0, 23), (1, 28), (1, 12), (0, 6))
 _MAILTO_MAX: Final = 1_000
 _PATH_MAX: Final = 1_000
-_DELAY: Final = re.compile(r"\d{1,5}", re.ASCII)
+_DRAWN: Final = re.compile(r"h\((\w+)-(\w+)\)", re.IGNORECASE)
 
 
 class MachineZoneError(UsageError):
@@ -156,7 +157,7 @@ def plan_of(paths: Sequence[str], options: PlanOptions, account: Account, *, std
     names: dict[str, str] = {}
     for path in dict.fromkeys(paths):
         checks: dict[str, Any] = {
-            "format": options.format, "check": lambda when: parse(_plain(when)), "check_zone": check_zone,
+            "format": options.format, "check": _check_times, "check_zone": check_zone,
         }  # fmt: skip
         crontab = parse_crontab(stdin, **checks) if path == "-" else read_crontab(path, **checks)
         _add(plan, crontab, options, account)
@@ -203,9 +204,9 @@ def _job(path: str, entry: CrontabEntry, options: PlanOptions) -> Job:
         if any(text.startswith("*") for text in entry.when.split()[:2]):
             # Cron runs these by the wall clock as it goes, and moves and leaves out others only.
             words |= {"dst_gap": "skip", "dst_overlap": "both"}
-        delay = entry.environment.get("RANDOM_DELAY", "")
-        if _DELAY.fullmatch(delay) and int(delay):
-            words |= {"jitter": int(delay) * 60, "hashed": True}
+        delay = int(entry.environment.get(DELAY) or 0)  # minutes, as was checked when it was read
+        if delay:
+            words |= {"jitter": delay * 60, "hashed": True}
     arguments = {**entry.arguments(), "user": options.user}
     return Job(path, entry.line, entry.name, entry.when, zone, options.user, entry.command, words, arguments)
 
@@ -213,7 +214,17 @@ def _job(path: str, entry: CrontabEntry, options: PlanOptions) -> Job:
 def _note(path: str, entry: CrontabEntry) -> str:
     place = path if path == "crontab" else os.path.abspath(path)
     note = f"{place[-_PATH_MAX:]}, line {entry.line}"
-    return note if entry.mailto is None else f"{note}, MAILTO={entry.mailto[:_MAILTO_MAX]}"
+    note = note if entry.mailto is None else f"{note}, MAILTO={entry.mailto[:_MAILTO_MAX]}"
+    return "".join([each if each.isprintable() else "?" for each in note])
+
+
+def _check_times(when: str) -> None:
+    """Raises: InvalidCronError, in the words of the crontab."""
+    try:
+        parse(_plain(when))
+    except InvalidCronError as error:
+        problem, expected = (_DRAWN.sub(r"\1~\2", text) for text in (error.problem, error.expected))
+        raise InvalidCronError(when, problem, expected) from error
 
 
 def _plain(when: str) -> str:

@@ -1,10 +1,10 @@
 """Schedules that code declares: `@app.schedule(...)` on a task's handler, and how a scheduler comes to have them.
 
 A declared schedule carries the name of its app. When a scheduler starts it puts what the code of its apps declares, the
-calendars (`app.calendar(...)`) first, since a schedule may name them: what is as it was stays untouched, and a pause stays a
-pause. Code wins: a calendar of a declared name that somebody set otherwise is, like an edited schedule, as the code says
-again from the next start on. What an app declared once and declares no more goes on, since nobody can tell a schedule that
-was given up from one that another version of the code still wants; a warning names it.
+calendars (`app.calendar(...)`) first, since a schedule may name them: what is as the code says stays untouched, and a pause
+stays a pause. Code wins: a schedule or calendar that somebody changed or deleted is as the code says again from the next
+start on, and the log names those that were otherwise. What an app declared once and declares no more goes on, since nobody
+can tell a schedule that was given up from one that another version of the code still wants; a warning names it.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ log = structlog.get_logger("foliot")
 
 _LOOKED_AT: Final = 10_000  # schedules among which those no longer declared are looked for
 _SAID_AGAIN: Final = 20  # refusals that are repeated once the scheduler is ready
+_NAMED: Final = 20  # of what was put otherwise than it was
 
 
 class DuplicateScheduleError(UsageError):
@@ -133,19 +134,22 @@ async def _put_calendars(apps: Iterable[Foliot], client: Client) -> list[Refused
     if not wanted:
         return []
     there = {each.name: msgspec.structs.replace(each, version=0) for each in await client.calendars.list()}
-    count = 0
+    names: list[str] = []
     for name, (_, calendar) in wanted.items():
         if there.get(name) == calendar:
             continue
         try:
             await client.calendars.put(calendar)
-            count += 1
+            names.append(name)
         except UsageError as error:
             refused.append(Refused("calendar", name, error.code, str(error)))
     for each in refused:
         each.tell()
-    if count or refused:
-        log.info("calendars_declared", set=count, unchanged=len(wanted) - count - len(refused), refused=len(refused))
+    if names or refused:
+        log.info(
+            "calendars_declared", set=len(names), unchanged=len(wanted) - len(names) - len(refused), refused=len(refused),
+            names=names[:_NAMED],
+        )  # fmt: skip
     return refused
 
 
@@ -160,7 +164,7 @@ async def _put_schedules(apps: Iterable[Foliot], client: Client) -> list[Refused
     if result.created or result.replaced or result.refused_count:
         log.info(
             "schedules_declared", created=result.created, replaced=result.replaced, unchanged=result.unchanged,
-            refused=result.refused_count,
+            refused=result.refused_count, replaced_names=[drafts[at].spec.name for at in result.replaced_at[:_NAMED]],
         )  # fmt: skip
     return refused
 

@@ -61,8 +61,8 @@ class InvalidInstantError(UsageError):
 
     code = "invalid_instant"
 
-    def __init__(self, what: str, value: object, problem: str) -> None:
-        self.expected = _EXPECTED_INSTANT
+    def __init__(self, what: str, value: object, problem: str, expected: str = _EXPECTED_INSTANT) -> None:
+        self.expected = expected
         super().__init__(f"{what} {_show(value)} {problem}, expected {self.expected}")
         self.what = what
         self.value = value

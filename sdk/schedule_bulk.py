@@ -4,6 +4,7 @@ know which copy counted."""
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
+from typing import Final
 
 import msgspec
 
@@ -14,9 +15,12 @@ from ..runtime.clock import Clock
 from .bulk import Bulk
 from .schedule_words import Draft
 
+_REPLACED_KEPT: Final = 1_000
+
 
 class PutResult(msgspec.Struct):
-    """What became of schedules put in bulk. `refused` holds the first thousand, by position in the whole."""
+    """What became of schedules put in bulk. `refused` holds the first thousand, by position in the whole;
+    `replaced_at` a thousand positions of those replaced, in order."""
 
     done: int = 0
     created: int = 0
@@ -24,6 +28,7 @@ class PutResult(msgspec.Struct):
     unchanged: int = 0
     refused_count: int = 0
     refused: list[TaskRefusal] = msgspec.field(default_factory=list)
+    replaced_at: list[int] = msgspec.field(default_factory=list)
 
 
 Send = Callable[[list[Draft]], Awaitable[SchedulesPut | Refusal]]
@@ -44,6 +49,7 @@ class BulkPut(Bulk[Draft]):
         """Raises: BulkStoppedError; InvalidOptionError."""
         await self.send_all(drafts, batch, in_flight)
         result = self._result
+        result.replaced_at.sort()
         result.done, result.refused_count, result.refused = self.decided, self.refused_count, self.refused
         return result
 
@@ -58,6 +64,8 @@ class BulkPut(Bulk[Draft]):
         self._result.created += words.count("created")
         self._result.replaced += words.count("replaced")
         self._result.unchanged += words.count("unchanged")
+        replaced_at = [start + at for at, word in zip(positions, words, strict=True) if word == "replaced"]
+        self._result.replaced_at += replaced_at[: _REPLACED_KEPT - len(self._result.replaced_at)]
 
     def taken(self) -> int:
         return self._result.created + self._result.replaced + self._result.unchanged

@@ -27,8 +27,10 @@ class ScheduleExistsError(UsageError):
 
     code = "schedule_exists"
 
-    def __init__(self, name: str, tenant: str) -> None:
-        super().__init__(f"schedule {name!r} of tenant {tenant!r} is there already, expected a new name; `put` replaces it")
+    def __init__(self, name: str, tenant: str, *, how: str = "put") -> None:
+        """`how`: what replaces it."""
+        there = f"schedule {name!r} of tenant {tenant!r} is there already"
+        super().__init__(f"{there}, expected a new name; `{how}` replaces it")
         self.name = name
         self.tenant = tenant
 

@@ -27,6 +27,7 @@ class ScheduleInfo(msgspec.Struct, frozen=True):
     waits for a run to end. `fired`, `triggered`: ticks of the rule and of people that made tasks; `missed`: that nobody
     could fire in time; `skipped` and `buffered`: that met a run; `late`: that fired late; `failures`: runs in a row that
     ended badly; `waiting`: ticks that wait for a run to end. `declared_in`: the app whose code declares it.
+    `timeout`: of each attempt, None: no limit.
     In lists, `payload` is left out."""
 
     id: str
@@ -41,6 +42,8 @@ class ScheduleInfo(msgspec.Struct, frozen=True):
     payload: Any
     priority: int
     key: str
+    max_attempts: int
+    timeout: timedelta | None
     overlap: str
     missed_policy: str
     grace: timedelta
@@ -143,8 +146,9 @@ def schedule_info(view: ScheduleView) -> ScheduleInfo:
     return ScheduleInfo(
         id=to_text(view.id), name=spec.name, tenant=view.tenant, handler=template.handler, queue=template.queue,
         state=word, when=rule_text(spec.rule), zone=spec.rule.zone, rule=spec.rule, payload=decoded(spec.payload),
-        priority=spec.priority, key=spec.key, overlap=spec.overlap, missed_policy=spec.missed,
-        grace=timedelta(milliseconds=spec.grace_ms),
+        priority=spec.priority, key=spec.key, max_attempts=template.max_attempts,
+        timeout=timedelta(milliseconds=template.timeout_ms) if template.timeout_ms else None, overlap=spec.overlap,
+        missed_policy=spec.missed, grace=timedelta(milliseconds=spec.grace_ms),
         max_lateness=timedelta(milliseconds=spec.max_lateness_ms) if spec.max_lateness_ms else None,
         max_catchup=spec.max_catchup, pause_after=spec.pause_after, note=spec.note, declared_in=spec.declared_in,
         revision=view.revision,

@@ -142,7 +142,7 @@ class Schedules(Generic[T]):
     # -- create and change ---------------------------------------------------------------------------------------------
 
     def draft(self, name: str, handler: Handler[..., Any] | str, /, *args: Any, **words: Any) -> Draft:
-        """Return a schedule to put later with `put_many`; words as for `create`. A handler named by text is known by its
+        """Return a schedule to put with `put_many`; words as for `create`. A handler named by text is known by its
         options once the client was entered, or has said `hello`. Raises: UsageError."""
         return self._drafts.make(name, handler, args, words)
 
@@ -159,8 +159,8 @@ class Schedules(Generic[T]):
         "last", "first" or "all", beyond `grace` (1m), within max_lateness, at most max_catchup. pause_after: failures in a
         row. note: for people.
 
-        Its tasks: priority (with high precision at least "high"), key, queue, max_attempts, timeout, as for `submit`. All
-        else are the handler's arguments; those with the name of a word here go into arguments={...}.
+        Its tasks: priority (if it is not given, with high precision at least "high"), key, queue, max_attempts, timeout, as
+        for `submit`. All else are the handler's arguments; those with the name of a word here go into arguments={...}.
 
         Raises: ScheduleExistsError, InvalidRuleError and its kinds, InvalidOptionError, PayloadError, InvalidRequestError.
         """

@@ -65,6 +65,7 @@ class SyncSchedules:
         return self._client._client
 
     def draft(self, name: str, handler: Handler[..., Any] | str, /, *args: Any, **words: Any) -> Draft:
+        """Return a schedule to put with `put_many`; words as for `create`."""
         return self._async.schedules.draft(name, handler, *args, **words)
 
     def create(self, name: str, handler: Handler[..., Any] | str, /, *args: Any, **words: Any) -> ScheduleInfo:

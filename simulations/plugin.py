@@ -74,8 +74,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture
-def sim() -> SimPlaceholder:
+def sim(request: pytest.FixtureRequest) -> SimPlaceholder:
     """The simulation of the test: time, cluster, faults, services; see `foliot.simulations.Sim`."""
+    if not isinstance(request.node, SimFunction) and not inspect.iscoroutinefunction(request.function):
+        name = request.function.__name__
+        pytest.fail(f"test {name!r} asks for a simulation and is none, expected `async def {name}(...)`", pytrace=False)
     return SimPlaceholder()
 
 

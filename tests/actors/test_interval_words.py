@@ -48,7 +48,7 @@ def test_words_become_a_rule_that_ticks(text: str, rule: Rule) -> None:
         ("", "is not understood, expected 'every 5 minutes'"),
         ("every", "is not understood"),
         ("hourly", "is not understood"),
-        ("every 5 parsecs", "is not understood"),
+        ("every 5 parsecs", "has 'parsecs', which is no unit, expected one such as ms, s, m"),
         ("every -5 minutes", "is not understood"),
         ("every 1.5 hours", "is not understood"),
         ("every 0 minutes", "is no interval, expected 1 or more"),

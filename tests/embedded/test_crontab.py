@@ -230,7 +230,8 @@ def test_root_runs_each_line_of_a_systems_crontab_as_its_user(tmp_path: Path) ->
 def test_import_puts_the_lines_into_a_scheduler_that_runs_commands(tmp_path: Path) -> None:
     socket = tmp_path / "foliot.sock"
     path = tmp_path / "jobs.tab"
-    path.write_text("0 0 1 1 * echo new year\n60 * * * * bad\n@reboot up\n0 0 2 1 * echo gone\n")
+    gone = "echo gone " + "and away " * 20 + "it went"
+    path.write_text(f"0 0 1 1 * echo new year\n60 * * * * bad\n@reboot up\n0 0 2 1 * {gone}\n")
 
     def imported(*args: str) -> tuple[int, dict[str, Any]]:
         result = foliot(socket, "crontab", "import", str(path), "--json", *args)
@@ -240,7 +241,8 @@ def test_import_puts_the_lines_into_a_scheduler_that_runs_commands(tmp_path: Pat
         first_code, first = imported()
         path.write_text("0 0 1 1 * echo new year\n")
         again_code, again = imported()
-        text = foliot(socket, "crontab", "import", str(path)).stdout.splitlines()[-1]
+        table = foliot(socket, "crontab", "import", str(path)).stdout.splitlines()
+        text = table[-1]
         listed = foliot(socket, "schedules", "list").stdout
         _, pruned = imported("--prune")
         result = foliot(socket, "schedules", "trigger", first["entries"][0]["name"], "--wait")
@@ -252,7 +254,9 @@ def test_import_puts_the_lines_into_a_scheduler_that_runs_commands(tmp_path: Pat
     assert (again["created"], again["unchanged"], again["left"]) == (0, 1, [first["entries"][1]["name"]])
     assert text == "0 created, 0 changed, 1 as they were, 1 of lines no longer there are left (see --prune)"
     assert pruned["deleted"] == again["left"]
-    assert all(command in listed for command in ("  $ echo new year  ", "  $ echo gone  "))
+    assert all(command in listed for command in ("  $ echo new year  ", f"  $ {gone}  "))
+    assert table[0].split()[-2:] == ["name", "command"]
+    assert table[1].endswith(f"  {first['entries'][0]['name']}  echo new year")
     assert "foliot.shell" not in listed
     assert json.loads(result.stdout)["output"] == "new year\n"
 

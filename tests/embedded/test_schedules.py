@@ -373,6 +373,38 @@ async def test_ticks_missed_while_it_was_away_fire_as_the_rule_says(
     assert (info.fired, info.missed) == (len(fired), 5 - len(fired))
 
 
+async def test_what_comes_due_while_the_workers_drain_is_missed_as_after_a_crash(tmp_path: Path, clock: StepClock) -> None:
+    async with scheduler_on(tmp_path, clock, drain_grace_ms=3_600_000) as scheduler:
+        client = scheduler.client()
+        await client.schedules.create("slow", clockwork.hold, "slow", every="1m", overlap="allow_all", grace="10s")
+        clock.set("2026-03-01T12:01:00")
+        await running(client, "slow", 1)
+        leaving = asyncio.create_task(scheduler.__aexit__(None, None, None))
+        await until(lambda: draining(scheduler))
+        clock.set("2026-03-01T12:02:01")
+        for _ in range(10):  # as many turns of its shard, in which it could tick
+            await client.schedules.pause("slow", why="ten times")
+            await client.schedules.resume("slow", missed="")
+        meanwhile = [hands(tick) for tick in await history(client, "slow")]
+        open_gate("slow")
+        await leaving
+        assert meanwhile == ["12:01:00"]
+    clock.set("2026-03-01T12:02:45")
+
+    async with scheduler_on(tmp_path, clock) as scheduler:
+        client = scheduler.client()
+        clock.set("2026-03-01T12:03:00")
+        ticks = await ended(client, "slow", 2)
+        missed = (await client.schedules.get("slow")).missed
+
+    assert [(hands(tick), tick.outcome) for tick in ticks] == [("12:01:00", "completed"), ("12:03:00", "completed")]
+    assert missed == 1
+
+
+async def draining(scheduler: Scheduler) -> bool:
+    return all(worker.draining for worker in scheduler.workers)
+
+
 async def test_a_restart_fires_no_tick_twice_and_goes_on(tmp_path: Path, clock: StepClock) -> None:
     async with scheduler_on(tmp_path, clock) as scheduler:
         client = scheduler.client()
@@ -442,16 +474,19 @@ async def test_declared_schedules_are_put_at_the_start_and_pauses_stay(
     async with scheduler_on(tmp_path, clock, second) as scheduler:
         schedules = scheduler.client().schedules
         kept, changed, gone = [await schedules.get(name) for name in ("declared.report", "short", "gone")]
-        await until(lambda: logged(capsys, "schedule_no_longer_declared"))
+        said: list[str] = []
+        await until(lambda: logged(capsys, "schedule_no_longer_declared", said))
 
     assert (kept.revision, kept.state, kept.paused_why) == (1, "paused", "ill")
     assert (changed.revision, changed.when) == (2, "every 20m")
     assert (gone.state, gone.declared_in) == ("active", "declared")
+    assert re.search(r"schedules_declared.* replaced=1 .*replaced_names=\['short'\]", "".join(said)), said
 
 
-async def logged(capsys: pytest.CaptureFixture[str], event: str) -> bool:
-    out, err = capsys.readouterr()
-    return event in out + err
+async def logged(capsys: pytest.CaptureFixture[str], event: str, said: list[str]) -> bool:
+    """Tell whether an event was logged by now. `said`: gets all that was."""
+    said += capsys.readouterr()
+    return event in "".join(said)
 
 
 async def test_a_declared_schedule_that_is_refused_is_logged_and_stops_nothing(
@@ -472,7 +507,9 @@ async def test_a_declared_schedule_that_is_refused_is_logged_and_stops_nothing(
     assert "schedule_refused" in "".join(capsys.readouterr())
 
 
-async def test_a_declared_calendar_is_there_before_the_schedules_and_the_code_wins(tmp_path: Path, clock: StepClock) -> None:
+async def test_a_declared_calendar_is_there_before_the_schedules_and_the_code_wins(
+    tmp_path: Path, clock: StepClock, capsys: pytest.CaptureFixture[str]
+) -> None:
     workdays = {"name": "workdays", "cron": "0 9 * * *", "calendar": "not holidays"}
     app, other = declared(workdays), Foliot("other")
     app.calendar("holidays", yearly=["12-25"], easter=[-2])
@@ -484,10 +521,13 @@ async def test_a_declared_calendar_is_there_before_the_schedules_and_the_code_wi
         client = scheduler.client()
         assert (await client.calendars.get("holidays")).version == 1  # as it was: nothing is set
         await client.calendars.set("holidays", yearly=["01-01"])
+        capsys.readouterr()
     async with scheduler_on(tmp_path, clock, app, other) as scheduler:
         calendar = await scheduler.client().calendars.get("holidays")
+        said = "".join(capsys.readouterr())
 
     assert (calendar.version, calendar.yearly, calendar.easter) == (3, ("12-25",), (-2,))
+    assert re.search(r"calendars_declared.* set=1 .*names=\['holidays'\]", said), said
     assert [(each.kind, each.code) for each in scheduler.refused] == [("calendar", "duplicate_calendar")]
 
 

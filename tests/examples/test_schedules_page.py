@@ -39,11 +39,11 @@ def test_previews_print_what_the_page_shows(tmp_path: Path) -> None:
 
 
 def test_the_programs_and_commands_of_the_page_run(tmp_path: Path) -> None:
-    shop, client, calendar, closing, backfill = [block.text for block in blocks(PAGE) if block.kind == "python"]
+    shop, client, calendar, closing, backfill, many = [block.text for block in blocks(PAGE) if block.kind == "python"]
     (create,) = [block.text for block in blocks(PAGE) if block.text.startswith("foliot schedules create")]
     (tmp_path / "shop.py").write_text(shop, encoding="utf-8")
     (tmp_path / "holidays_de.txt").write_text(holidays(), encoding="utf-8")
-    body = "".join(f"    {line}\n" for line in (calendar + backfill).splitlines())
+    body = "".join(f"    {line}\n" for line in (calendar + backfill + many).splitlines())
     (tmp_path / "program.py").write_text(client + body + "    print(backfill.status().schedule)\n", encoding="utf-8")
     reader = Reader(tmp_path)
 
@@ -54,15 +54,15 @@ def test_the_programs_and_commands_of_the_page_run(tmp_path: Path) -> None:
         listed = reader.type("foliot schedules list")
 
     assert done.returncode == 0, done.stderr
-    *ticks, result, count, schedule = done.stdout.splitlines()
+    *ticks, result, count, created_many, schedule = done.stdout.splitlines()
     assert len(ticks) == 3
     assert all(" 18:00:00+0" in tick for tick in ticks)
     assert re.fullmatch(r"monthly report of 20.*\+00:00, made by invoices", result)
-    assert (count, schedule) == ("2 ticks", "invoices")
+    assert (count, created_many, schedule) == ("2 ticks", "3", "invoices")
     assert set_again.stdout.startswith("holidays_de, version 2: 01-01 05-01 10-03 12-25 12-26, easter-2 easter+1 easter+39")
     assert "closing: 0 18 L * * moved back to weekdays and not holidays_de" in created.stdout, created.stderr
     names = [line.split()[0] for line in listed.stdout.splitlines()[1:]]
-    assert names == ["closing", "invoices", "shop.report", "shop.weekly"]
+    assert names == ["closing", "invoices", "shop.0", "shop.1", "shop.2", "shop.report", "shop.weekly"]
 
     (tmp_path / "books").mkdir()
     books = Reader(tmp_path / "books")

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 from foliot.sdk.cli import main
+from foliot.sdk.cli_common import table
 from foliot.sdk.errors import PastDueError, ResultTimeoutError
 from foliot.sdk.loading import AppLoadError, load_app
 
@@ -25,6 +26,7 @@ from foliot import Context, Fatal, Foliot, Retry
 app = Foliot("shop")
 
 
+@app.schedule(name="shop.yearly", cron="0 0 1 1 *", a=1)
 @app.task
 async def add(ctx: Context, a: int, b: int = 0) -> int:
     print("adding", a, b)
@@ -86,6 +88,7 @@ class Shell:
     """Runs commands in this process."""
 
     def __init__(self, socket: str, tenant: str) -> None:
+        self.tenant = tenant
         self._env = {"FOLIOT_ADDRESS": socket, "FOLIOT_TENANT": tenant}
 
     def __call__(self, *args: str, stdin: str | None = None) -> Result:
@@ -308,6 +311,19 @@ def test_the_ledger_balances(sh: Shell, tenant: str) -> None:
     assert text.splitlines()[-1].startswith("balanced: ")
 
 
+def test_what_ticks_made_is_told_apart_from_what_clients_sent(sh: Shell, tenant: str) -> None:
+    sh.text("submit", "shop.add", "-p", "a=1", "--wait")
+    sh.text("schedules", "create", "sum", "shop.add", "-p", "a=40", "--every", "1d")
+    sh.text("schedules", "trigger", "sum", "--wait")
+
+    (line,) = [each for each in sh.json("verify")["lines"] if each["tenant"] == tenant]
+    columns, *rows = [row.split() for row in sh.text("verify").splitlines()]
+    shown = dict(zip(columns, next(row for row in rows if row[0] == tenant), strict=True))
+
+    assert (line["edge"], line["fired"], line["stored"]) == (1, 1, 2)
+    assert (shown["edge"], shown["fired"], shown["stored"]) == ("1", "1", "2")
+
+
 # -- errors and help ---------------------------------------------------------------------------------------------------
 
 
@@ -398,6 +414,14 @@ def test_every_command_has_help_and_json() -> None:
     for path in found:
         if path[0] not in ("up", "bench"):
             assert "--json" in CliRunner().invoke(main, [*path, "--help"]).stdout, path
+
+
+def test_a_table_in_a_pipe_has_a_line_for_each_row_and_nothing_cut_off(capsys: pytest.CaptureFixture[str]) -> None:
+    table([{"error": "line one\n  line two", "payload": {"a": [1, None]}}, {"error": "x" * 200}], ["error", "payload"])
+
+    _, first, second = capsys.readouterr().out.splitlines()
+    assert first.split() == ["line", "one", "line", "two", '{"a":', "[1,", "null]}"]
+    assert second.split() == ["x" * 200, "-"]
 
 
 def test_help_is_there_without_loading_the_rest() -> None:

@@ -72,6 +72,14 @@ def test_every_line_is_a_job_a_start_up_job_or_a_numbered_problem(tmp_path: Path
     ]
 
 
+def test_a_range_of_drawn_times_is_refused_as_it_is_written_there(tmp_path: Path) -> None:
+    ((line, reason),) = problems(plan(tmp_path, "0 1 * * 0~7 a\n"))
+
+    assert line == 1
+    assert "0~7" in reason
+    assert "h(" not in reason.lower()
+
+
 def test_a_job_is_what_it_is_to_cron(tmp_path: Path) -> None:
     fixed, wild, late = plan(tmp_path, USER).jobs
 

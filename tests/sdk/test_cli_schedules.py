@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 from foliot.sdk.cli import main
 
-from .test_cli import Shell, up
+from .test_cli import FOLIOT, Shell, up
 
 HOLIDAYS = """# some holidays of Germany
 01-01 # New Year
@@ -49,6 +52,29 @@ def refused(*args: str) -> str:
     assert (result.exit_code, result.stdout) == (2, ""), result.output
     (line,) = result.stderr.splitlines()
     return line
+
+
+def unread(*args: str) -> subprocess.CompletedProcess[str]:
+    """Run a command whose output nobody reads."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        return subprocess.run([*FOLIOT, *args], stdout=writer, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    finally:
+        os.close(writer)
+
+
+# -- output nobody reads -----------------------------------------------------------------------------------------------
+
+
+def test_a_command_whose_output_nobody_reads_ends_without_a_word(sh: Shell, socket: str) -> None:
+    sh.text("schedules", "create", "some", "shop.add", "-p", "a=1", "-p", "b=2", "--every", "1h")
+
+    rule = unread("schedules", "preview", "--cron", "* * * * *", "--count", "5000")
+    asked = unread("schedules", "list", "--json", "--socket", socket, "--tenant", sh.tenant)
+    helped = unread("schedules", "create", "--help")
+
+    assert [(ended.returncode, ended.stderr) for ended in (rule, asked, helped)] == [(141, "")] * 3
 
 
 # -- previews without a scheduler --------------------------------------------------------------------------------------
@@ -183,18 +209,22 @@ def test_a_schedule_is_created_looked_at_changed_and_deleted(sh: Shell) -> None:
     assert (made["payload"], made["overlap"], made["grace"], made["note"]) == ({"a": 1}, "buffer_one", "1m", "for the boss")
     text = sh.text("schedules", "show", "report")
     assert "when          0 6 * * 1-5, Europe/Berlin" in text
+    assert ('payload       {"a": 1}' in text, "max attempts  3" in text, "timeout" in text) == (True, True, False)
+    assert (made["max_attempts"], made["timeout"]) == (3, None)
     assert text.count("\nnext  ") == 3
     assert [each["name"] for each in sh.lines("schedules", "list", "--prefix", "rep")] == ["report"]
     assert sh.lines("schedules", "list", "--paused") == []
     assert len(sh.json("schedules", "preview", "report", "--count", "4")["ticks"]) == 4
 
     again = sh("schedules", "create", "report", "shop.add", "-p", "a=1", "--cron", "0 7 * * *")
-    assert (again.exit_code, "is there already" in again.stderr) == (2, True)
+    assert (again.exit_code, "is there already, expected a new name; `--replace` replaces it" in again.stderr) == (2, True)
 
     change = ("report", "--cron", "0 6,18 * * 1-5")
     told = sh.json("schedules", "diff", *change, "--count", "10")
     assert (len(told["gone"]), len(told["come"]), len(told["stay"])) == (0, 5, 5)
-    assert {line.split()[0] for line in sh.text("schedules", "diff", *change).splitlines()[1:]} == {"+", "="}
+    compared = sh("schedules", "diff", *change)
+    assert {line.split()[0] for line in compared.stdout.splitlines()[1:]} == {"+", "="}
+    assert re.fullmatch(r"foliot: the ticks up to \S+Z were compared\n", compared.stderr)
     assert sh.json("schedules", "update", *change, "--note", "")["when"] == "0 6,18 * * 1-5"
     assert sh.json("schedules", "show", "report")["zone"] == "Europe/Berlin"
     assert sh.text("schedules", "delete", "report").split() == ["name", "outcome", "report", "deleted"]
@@ -221,6 +251,13 @@ def test_many_are_paused_resumed_and_deleted_by_prefix(sh: Shell) -> None:
     assert sh.lines("schedules", "resume", "a.1", "b.1") == [
         {"name": "a.1", "outcome": "resumed"}, {"name": "b.1", "outcome": "unchanged"},
     ]  # fmt: skip
+    assert sh.text("schedules", "pause", "a.2", "--why", "moved").split() == ["name", "outcome", "a.2", "paused"]
+    assert sh.json("schedules", "show", "a.2")["paused_why"] == "moved"
+    assert sh.text("schedules", "pause", "a.2").split()[-1] == "unchanged"
+    hinted = sh("schedules", "preview", "a.2", "--count", "1")
+    assert hinted.stderr == "foliot: schedule 'a.2' is paused, moved: none of these fires before it is resumed\n"
+    assert sh("schedules", "list", "--limit", "2").stderr == "foliot: the first 2 only, see --limit\n"
+    assert sh("schedules", "list", "--limit", "4").stderr == ""
     assert sh.lines("schedules", "pause", "b.1", "c.1", code=1)[1] == {"name": "c.1", "outcome": "not_found"}
     assert "needs --yes" in sh("schedules", "delete", "--all").stderr
     assert "name schedules, or choose them" in sh("schedules", "delete").stderr
@@ -234,7 +271,7 @@ def test_what_a_scheduler_refuses_is_one_line(sh: Shell) -> None:
     for options, line in [
         (("-p", "a=1", "--cron", "0 0 30 2 *"), "never fires"),
         (("-p", "a=one", "--every", "1h"), "a"),
-        (("-p", "a=1", "--cron", "0 0 * * *", "--calendar", "nobody"), "names 'nobody' at position 0, which is not there"),
+        (("-p", "a=1", "--cron", "0 0 * * *", "--calendar", "nobody"), "calendar 'nobody' is not there, expected one"),
         (("-p", "a=1"), "exactly one of --cron, --every, --after, --at"),
     ]:
         result = sh(*wrong, *options)
@@ -242,6 +279,8 @@ def test_what_a_scheduler_refuses_is_one_line(sh: Shell) -> None:
         assert line in result.stderr
     unknown = sh("schedules", "create", "x", "shop.nothing", "--every", "1h")
     assert (unknown.exit_code, "'shop.nothing'" in unknown.stderr) == (2, True)
+    both = sh("schedules", "create", "x", "--shell", "true", "-p", "command=false", "--every", "1h")
+    assert (both.exit_code, "the command is given by --shell and among the arguments" in both.stderr) == (2, True)
     shell = sh("schedules", "create", "x", "--shell", "true", "--every", "1h")
     assert (shell.exit_code, "no worker here runs shell commands" in shell.stderr) == (2, True)
     assert sh.lines("schedules", "list") == []
@@ -254,6 +293,13 @@ def test_a_past_window_is_filled(sh: Shell) -> None:
     assert sh.json("schedules", "backfill", *window, "--dry-run")["ticks"] == [
         "2026-03-28T11:00:00Z", "2026-03-29T10:00:00Z", "2026-03-30T10:00:00Z",
     ]  # fmt: skip
+    assert sh("schedules", "backfill", *window, "--dry-run").stderr == "3 would fire, 0 would be left out\n"
+    sh.text("schedules", "create", "often", "shop.add", "-p", "a=1", "--every", "1m")
+    many = sh("schedules", "backfill", "often", "--start", "2026-03-28", "--end", "2026-03-31", "--dry-run")
+    assert many.stderr == "1000 and more would fire, 0 would be left out up to the last of these\n"
+    sh.text("schedules", "create", "poll", "shop.add", "-p", "a=1", "--after", "1h", "--start", "2199-01-01")
+    delay = sh("schedules", "backfill", "poll", "--start", "2026-03-28", "--end", "2026-03-31", "--dry-run")
+    assert (delay.exit_code, "is 'poll', expected one with ticks in the past: a fixed delay" in delay.stderr) == (2, True)
     id = sh.text("schedules", "backfill", *window, "--concurrency", "3").strip()
     for _ in range(200):
         shown = sh.json("backfills", "show", id)
@@ -305,7 +351,35 @@ def test_a_calendar_that_ends_schedules_needs_force(sh: Shell) -> None:
     ending = ("calendars", "set", "open", "--weekday", "tue")
     done = sh(*ending)
     assert (done.exit_code, "calendar 'open' would let 'x' never tick again" in done.stderr) == (2, True)
-    assert sh.json(*ending, "--force")["version"] == 2
+    forced = sh(*ending, "--force")
+    assert (forced.exit_code, "version 2" in forced.stdout) == (0, True)
+    assert "foliot: forced: calendar 'open' would let 'x' never tick again" in forced.stderr
+
+
+def test_who_changes_or_deletes_what_code_declares_is_told_that_code_wins(socket: str) -> None:
+    sh = Shell(socket, "default")
+    again = "foliot: 'shop.yearly' was declared in the code of app 'shop'; what still is will be as the code says again"
+
+    changes = [
+        sh("schedules", "update", "shop.yearly", "--note", "x"),
+        sh("schedules", "create", "shop.yearly", "shop.add", "-p", "a=2", "--every", "1d", "--replace"),
+        sh("schedules", "update", "shop.yearly", "--note", "y"),  # nobody's code declared this one
+        sh("schedules", "delete", "shop.yearly"),
+    ]
+
+    assert [change.exit_code for change in changes] == [0] * 4
+    assert [again in change.stderr for change in changes] == [True, True, False, False]
+
+
+def test_a_moment_that_does_not_exist_is_refused_or_said_to_be_read_otherwise() -> None:
+    rule = ("schedules", "preview", "--zone", "Europe/Berlin")
+    gap = CliRunner().invoke(main, [*rule, "--at", "2027-03-28T02:30", "--start", "2026-01-01", "--json"])
+    past = CliRunner().invoke(main, [*rule, "--at", "2020-01-01"])
+
+    assert (gap.exit_code, json.loads(gap.stdout)) == (0, {"ticks": ["2027-03-28T01:30:00Z"]})
+    assert gap.stderr == "foliot: at '2027-03-28T02:30' does not exist in Europe/Berlin, read as 2027-03-28T03:30:00\n"
+    assert (past.exit_code, past.stderr) == (0, "no tick from now on; --start shows those of the past\n")
+    assert "is not a moment, since day" in refused("--every", "1h", "--start", "2026-02-30")
 
 
 def test_a_stored_schedule_is_previewed_from_a_moment_that_has_passed(sh: Shell) -> None:

@@ -276,7 +276,7 @@ def test_names_stay_when_other_lines_come_and_go() -> None:
 def test_a_file_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
     large, long = tmp_path / "large", tmp_path / "long"
     large.write_bytes(b"#" * (SIZE_MAX + 1))
-    long.write_bytes(b"\n" * LINES_MAX)
+    long.write_bytes(b"\n" * LINES_MAX + b"#")
     with pytest.raises(CrontabFileError, match=r"crontab '.*none' cannot be read: No such file or directory, expected"):
         read_crontab(str(tmp_path / "none"))
     with pytest.raises(CrontabFileError, match="cannot be read: Is a directory"):
@@ -287,6 +287,32 @@ def test_a_file_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
         read_crontab(str(long))
     with pytest.raises(CrontabFileError, match="cannot be read: embedded null byte"):
         read_crontab("a\0b")
+
+
+def test_as_many_lines_as_are_allowed_may_end_as_lines_do() -> None:
+    assert parse_crontab("#\n" * (LINES_MAX - 1) + "* * * * * a\n").entries[0].line == LINES_MAX
+
+
+@pytest.mark.parametrize(
+    ("setting", "reason"),
+    [
+        ("SHELL=bash", "SHELL is no absolute path, expected one such as /bin/bash"),
+        ("HOME='/srv", "has a quoted value that does not end with its closing quote"),
+        (b"HOME=/\xff", "has bytes that are no UTF-8"),
+        ("RANDOM_DELAY=-1", "RANDOM_DELAY '-1' is no number of minutes, expected 0 to 99999"),
+        ("RANDOM_DELAY=NaN", "RANDOM_DELAY 'NaN' is no number of minutes, expected 0 to 99999"),
+        ("RANDOM_DELAY=100000", "RANDOM_DELAY '100000' is no number of minutes, expected 0 to 99999"),
+    ],
+)
+def test_what_was_to_go_by_a_setting_that_is_a_problem_does_not_run(setting: str | bytes, reason: str) -> None:
+    line = setting if isinstance(setting, bytes) else setting.encode()
+    name = line.partition(b"=")[0].decode()
+
+    crontab = parse_crontab(b"1 * * * * a\n" + line + b"\n2 * * * * b\n@reboot c\n" + name.encode() + b"=\n")
+
+    lost = f"would run without its {name}, since that of line 2 is a problem"
+    assert [(each.line, each.reason) for each in crontab.problems][:3] == [(2, reason), (3, lost), (4, lost)]
+    assert [entry.command for entry in crontab.entries] == ["a"]
 
 
 @pytest.mark.parametrize(
