@@ -20,6 +20,7 @@ from ...runtime.clock import Clock
 from ...runtime.errors import CommitUnknownError, StoreError
 from ..port import StoreStats
 from . import failures
+from .arrays import install
 from .config import PostgresConfig, shown
 from .link import connect
 from .turn import Turn
@@ -68,6 +69,7 @@ class Writer:
         """Raises: what `connect` does."""
         connection = await connect(self._dsn, self._config, pinned=True, timeout_s=self._config.statement_timeout_s)
         try:
+            install(connection)
             now_ms = self._clock.now_ms()
             row = None
             if self._number:
