@@ -21,6 +21,7 @@ from .timeouts import Timeouts
 
 _QUEUED, _RUNNING = State.QUEUED, State.RUNNING
 _COMPLETED = int(m.OutcomeKind.COMPLETED)
+_BODIES_BYTES = 1 << 19  # payloads in one message to a session
 _NO_TICK = Tick(0, 0, 0, "")
 
 
@@ -192,6 +193,7 @@ class Leases:
         kinds: list[m.Kind] = []
         index: dict[int, int] = {}
         bodies: list[m.Body] = []
+        size = 0
         ticks = self._table.ticks
         unread: dict[int, int] = {}  # id → attempt of tasks whose payload or checkpoint only the store has
         for task in tasks:
@@ -200,6 +202,10 @@ class Leases:
             if task.payload is None or task.checkpoint is None:
                 unread[task.id] = task.attempt
                 continue
+            size += len(task.payload) + len(task.checkpoint)
+            if size > _BODIES_BYTES and bodies:
+                turn.send(session_address(session), m.RunTasks(self._table.shard, kinds, bodies))
+                kinds, index, bodies, size = [], {}, [], len(task.payload) + len(task.checkpoint)
             kind = task.kind
             at = index.get(kind.id)
             if at is None:

@@ -24,7 +24,8 @@ from ..runtime.bus import Bus, Envelope
 from ..runtime.clock import Clock, Timer
 from ..runtime.rng import Rng
 
-BATCH: Final = 256  # outcomes to a message
+BATCH: Final = 256  # outcomes to a message ...
+_BATCH_BYTES: Final = 512 << 10  # ... or so many bytes of results, whichever comes first
 LOG_BYTES: Final = 256 << 10  # to a message
 WINDOW: Final = 16  # unanswered reports per shard
 REPEAT_MS: Final = 1_000  # first wait for an answer, doubling ...
@@ -114,7 +115,8 @@ class Reports:
             if lane.outcomes:
                 outcomes, lane.outcomes = lane.outcomes, []
                 self.pending += len(outcomes)
-                if lane.waiting or lane.unanswered >= WINDOW or len(outcomes) > BATCH:
+                is_small = len(outcomes) <= BATCH and sum([len(outcome.result) for outcome in outcomes]) <= _BATCH_BYTES
+                if lane.waiting or lane.unanswered >= WINDOW or not is_small:
                     lane.waiting.extend(outcomes)
                     self._send_waiting(lane)
                 else:
@@ -151,7 +153,12 @@ class Reports:
     def _send_waiting(self, lane: Lane) -> None:
         waiting = lane.waiting
         while waiting and lane.unanswered < WINDOW:
-            self._send(lane, [waiting.popleft() for _ in range(min(BATCH, len(waiting)))])
+            batch = [waiting.popleft()]
+            size = len(batch[0].result)
+            while waiting and len(batch) < BATCH and size + len(waiting[0].result) <= _BATCH_BYTES:
+                batch.append(waiting.popleft())
+                size += len(batch[-1].result)
+            self._send(lane, batch)
 
     def _send(self, lane: Lane, outcomes: list[Outcome]) -> None:
         progress: ReportProgress | None = None

@@ -428,11 +428,27 @@ async def test_requests_that_were_not_written_when_the_connection_ended_are_refu
         await link.close()
 
 
+async def test_a_message_larger_than_the_servers_travels_in_parts(pair: Pair) -> None:
+    one, two, link, other, _ = pair
+    ear = Ear()
+    two.bind("session.large", ear)
+    await other.flush()
+    sizes = [1_048_400, 1_048_576, 3_000_000, 10, 7_000_000]
+
+    for size in sizes:
+        one.send(Envelope("session.large", SessionEnded("x" * size, "left"), "shard.1"))
+        await until(lambda: link.queued == 0)
+
+    await until(lambda: len(ear.heard) == len(sizes))
+    assert [len(envelope.message.session) for envelope in ear.heard] == sizes
+    assert one.drops == two.drops == {}
+
+
 async def test_a_message_that_is_too_large_is_counted_and_a_request_refused(pair: Pair) -> None:
     one, two, link, other, _ = pair
     two.bind("session.large", Ear())
     await other.flush()
-    big = SessionEnded("x" * 1_100_000, "")
+    big = SessionEnded("x" * 9_000_000, "")
 
     one.send(Envelope("session.large", big))
     answer = await one.request("session.large", big, timeout_ms=60_000)

@@ -4,7 +4,7 @@ What holds: nothing here waits, and nothing raises but what a local receiver doe
 is sent to an actor of a slot that this very process hosts, or to an address bound here, is handed over in memory; a
 broadcast reaches this process once, in memory, and all others over the server. A request that nobody listens to is refused
 at once, since the server says so, and so is one that was never written to it. Frames that cannot be read are dropped; if
-one is a request it is refused.
+one is a request it is refused. What is larger than a message of the server's travels in parts.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from ...runtime.bus import Envelope, Receiver, Refusal, Resolver
 from ...runtime.clock import Clock
 from ...runtime.errors import FoliotError, NoSuchActorError, UnavailableError
 from ..requests import Requests
-from .errors import LinkDownError, NatsConfigError
+from .errors import LinkDownError, NatsConfigError, TooLargeError
 from .frames import FrameError, Subjects, decode, encode
 from .link import NO_RESPONDERS, Delivery, LinkState, NatsLink, Subscription, Taker
+from .parts import MAX_BYTES, Parts, is_part
 
 log = structlog.get_logger("foliot.transports.nats")
 
@@ -48,6 +49,7 @@ class NatsBus:
         self._subscribed: dict[str, Subscription] = {}  # by subject
         self._logged_ms: dict[str, int] = {}
         self._requests = Requests()
+        self._parts = Parts(link.ident)
         self._asked: dict[int, tuple[str, int]] = {}  # by request: its address, and the link's number of its message
         self.reply_address = f"reply.{name}-{link.ident}"
         self._reply_subject = f"{prefix}.to.{self.reply_address}"
@@ -167,12 +169,28 @@ class NatsBus:
         if is_own:
             reply = f"{self._reply_subject}.{request}"
         try:
-            number = self._link.publish(self._subjects.of(to), encode(to, sender, request, envelope.message), reply=reply)
+            number = self._publish(self._subjects.of(to), encode(to, sender, request, envelope.message), reply)
         except FoliotError as error:
             self._refuse(envelope, error)
             return
         if is_own:
             self._asked[request] = (to, number)
+
+    def _publish(self, subject: str, data: bytes, reply: str) -> int:
+        """Return the number of the message, or of its last part. Raises: FoliotError, with nothing of it on its way but
+        parts that nobody can put together."""
+        link = self._link
+        if len(data) <= link.max_message or not link.is_up:
+            try:
+                return link.publish(subject, data, reply=reply)
+            except TooLargeError:
+                pass  # by its headers
+        if len(data) > MAX_BYTES:
+            raise TooLargeError(subject, len(data), MAX_BYTES)
+        number = 0
+        for part in self._parts.cut(data, link.max_message):
+            number = link.publish(subject, part, reply=reply)
+        return number
 
     def _deliver(self, receiver: Receiver | None, envelope: Envelope) -> None:
         """Hand over in this process; what cannot be is refused or dropped."""
@@ -246,7 +264,8 @@ class NatsBus:
 
     def _read(self, delivery: Delivery) -> Envelope | None:
         try:
-            return decode(delivery.data)
+            data = self._parts.take(delivery.data) if is_part(delivery.data) else delivery.data
+            return decode(data) if data is not None else None
         except FrameError as error:
             self._lost(error.code, delivery.subject, None, error)
             if error.request and error.sender.startswith("reply.") and error.sender != self.reply_address:
