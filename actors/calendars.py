@@ -6,8 +6,9 @@ within the hours given (any time, if none are). Local is in the calendar's zone,
 
 An expression answers for spans, not only for moments: `window(instant)` says whether it allows an instant and until when
 that certainly stays so. A search can thus leap over what is excluded; a leap ends no later than the next change of day,
-hour, clock or year. Instants are seconds. Compiled calendars never change; what they remember of a year could be computed
-again.
+hour, clock or year, and always after the instant asked about, so that every walk from window to window gets ahead. Beyond
+the years known nothing belongs to a calendar. Instants are seconds. Compiled calendars never change; what they remember of
+a year could be computed again.
 """
 
 from __future__ import annotations
@@ -20,11 +21,17 @@ from functools import lru_cache
 from typing import Any, Final, Protocol
 
 from . import calendar_words as words
-from .days import DAY_S, END_S, day_of, easter, lowest_bit, month_length, weekday_of, year_of, year_start
-from .hours import Zone, check_zone
+from .calendar_days import Days
+from .days import (
+    DAY_S,
+    END_S,
+    YEAR_STARTS,
+)
+from .effort import Effort
+from .hours import MARGIN_S, Zone, check_zone
 from .rule_errors import InvalidCalendarError
 from .rules import Calendar
-from .spans import union
+from .spans import Spans, difference, intersection, joined, union
 
 BUILT_IN: Final = (
     Calendar(name="weekdays", weekdays=(0, 1, 2, 3, 4)),
@@ -38,80 +45,38 @@ SEARCH_STEPS: Final = 10_000  # spans looked at in one search
 _NAME: Final = re.compile(r"[a-z0-9_.-]{1,63}")
 _MONTHS: Final = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 _WEEKDAYS: Final = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
-_ALL_DAYS: Final = (1 << 366) - 1
+_KNOWN_END_S: Final = YEAR_STARTS[-1] * DAY_S - MARGIN_S
+_FOREVER_S: Final = 1 << 62
+_WINDOW_COST: Final = 6
+_SHOWN: Final = 80  # characters of what was sent
+_LARGE: Final = 200  # entries of a calendar from which on only a few such are remembered
 
 
 class Allowed(Protocol):
-    """What an expression allows."""
+    """What an expression allows. Whoever asks pays for it out of the effort it was compiled with."""
 
     def window(self, instant: int) -> tuple[bool, int]:
         """Return whether an instant is allowed, and until when (excluded) this stays so at least."""
 
-
-class Days:
-    """The days of a calendar, whatever the zone."""
-
-    __slots__ = ("_calendar", "_years", "is_every_day")
-
-    def __init__(self, calendar: Calendar) -> None:
-        self._calendar = calendar
-        given = (calendar.weekdays, calendar.dates, calendar.yearly, calendar.easter, calendar.nth_weekdays)
-        self.is_every_day = not any(given)
-        self._years: dict[int, int] = {}  # bits of the days of a year, made when first needed
-
-    def run(self, day: int) -> tuple[bool, int]:
-        """Return whether a day belongs to it, and the first day after it (at most a new year) where this may change."""
-        year = year_of(day)
-        start, end = year_start(year), year_start(year + 1)
-        if self.is_every_day:
-            return True, end
-        bits = self._years.get(year)
-        if bits is None:
-            bits = self._years[year] = self._days_of(year)
-        rest = bits >> (day - start)
-        has = bool(rest & 1)
-        rest = rest ^ _ALL_DAYS if has else rest
-        return has, min(day + lowest_bit(rest), end) if rest else end
-
-    def _days_of(self, year: int) -> int:
-        calendar = self._calendar
-        start, length = year_start(year), year_start(year + 1) - year_start(year)
-        days = [n for n in range(length) if weekday_of(start + n) in calendar.weekdays] if calendar.weekdays else []
-        prefix = f"{year:04d}-"
-        days += [date.fromisoformat(text).timetuple().tm_yday - 1 for text in calendar.dates if text.startswith(prefix)]
-        for text in calendar.yearly:
-            month, day = int(text[:2]), int(text[3:])
-            if day <= month_length(year, month):
-                days.append(day_of(year, month, day) - start)
-        for around in (year - 1, year, year + 1):
-            days += [easter(around) + after - start for after in calendar.easter]
-        days += [_nth_weekday(year, *each) - start for each in calendar.nth_weekdays]
-        bits = 0
-        for day in days:
-            if 0 <= day < length:
-                bits |= 1 << day
-        return bits
-
-
-def _nth_weekday(year: int, month: int, weekday: int, n: int) -> int:
-    """Return the day, or one before any year if the month has none."""
-    first, length = day_of(year, month, 1), month_length(year, month)
-    day = (weekday - weekday_of(first)) % 7
-    day += 7 * (n - 1) if n > 0 else 7 * ((length - 1 - day) // 7 + n + 1)
-    return first + day if 0 <= day < length else -1_000_000
+    def spans(self, start: int, end: int) -> Spans:
+        """Return the allowed instants of [start, end): what windows would say, for many of them at once."""
 
 
 class _Leaf:
     """One calendar in a zone."""
 
-    __slots__ = ("_days", "_edges", "_zone")
+    __slots__ = ("_days", "_edges", "_effort", "_zone")
 
-    def __init__(self, days: Days, hours: tuple[tuple[int, int], ...], zone: Zone) -> None:
+    def __init__(self, days: Days, zone: Zone, effort: Effort) -> None:
         self._days = days
-        self._edges = tuple(edge * 60 for span in union(hours) for edge in span)  # in and out by turns, in seconds
+        self._edges = days.edges
         self._zone = zone
+        self._effort = effort
 
     def window(self, instant: int) -> tuple[bool, int]:
+        self._effort.spend(_WINDOW_COST)
+        if instant >= _KNOWN_END_S:
+            return False, _FOREVER_S
         end, offset = self._zone.span(instant)
         local = instant + offset
         has, change = self._days.run(local // DAY_S)
@@ -123,6 +88,29 @@ class _Leaf:
             has = index % 2 == 1
         return has, min(until - offset, end)
 
+    def spans(self, start: int, end: int) -> Spans:
+        found: list[tuple[int, int]] = []
+        end = min(end, _KNOWN_END_S)
+        while start < end:
+            self._effort.spend(_WINDOW_COST)
+            piece_end, offset = self._zone.span(start)
+            piece_end = min(piece_end, end)
+            first = (start + offset) // DAY_S
+            has, change = self._days.run(first)
+            until = min(change * DAY_S - offset, piece_end)
+            if has and self._edges:
+                self._effort.spend(len(self._edges) // 2 * (1 + (until - start) // DAY_S))
+                for midnight in range(first * DAY_S - offset, until, DAY_S):
+                    hours = zip(self._edges[::2], self._edges[1::2], strict=True)
+                    spans = [(midnight + low, midnight + high) for low, high in hours]
+                    if midnight < start or midnight + DAY_S > until:
+                        spans = [(max(low, start), min(high, until)) for low, high in spans if low < until and high > start]
+                    found += spans
+            elif has:
+                found.append((start, until))
+            start = until
+        return joined(found)
+
 
 class _Inverted:
     __slots__ = ("_of",)
@@ -133,6 +121,9 @@ class _Inverted:
     def window(self, instant: int) -> tuple[bool, int]:
         has, until = self._of.window(instant)
         return not has, until
+
+    def spans(self, start: int, end: int) -> Spans:
+        return difference(((start, end),), self._of.spans(start, end)) if start < end else ()
 
 
 class _Joined:
@@ -156,9 +147,14 @@ class _Joined:
             return right, right_until
         return left, min(left_until, right_until)
 
+    def spans(self, start: int, end: int) -> Spans:
+        left, right = self._left.spans(start, end), self._right.spans(start, end)
+        return union([*left, *right]) if self._decides else intersection(left, right)
 
-def compiled(text: str, calendars: Mapping[str, Calendar], zone: str) -> Allowed | None:
-    """Return what an expression allows, None if it is empty. `zone`: of the calendars that have none.
+
+def compiled(text: str, calendars: Mapping[str, Calendar], zone: str, effort: Effort | None = None) -> Allowed | None:
+    """Return what an expression allows, None if it is empty. `zone`: of the calendars that have none; `effort`: what looking
+    into them is charged to.
 
     Raises: InvalidCalendarError if it cannot be read, names a calendar that is not there, or one of them is wrong.
     """
@@ -171,10 +167,12 @@ def compiled(text: str, calendars: Mapping[str, Calendar], zone: str) -> Allowed
         if calendar is None:
             names = ", ".join(sorted({*known, *calendars})[:20])
             problem = f"names {name.name!r} at position {name.position}, which is not there"
+            if text.strip() == name.name:
+                problem = "is not there"
             expected = f"one of {names}; set it with `foliot calendars set` or app.calendar(...)"
             raise InvalidCalendarError("calendar", text, problem, expected)
         used[name.name] = calendar
-    return _compiled(text, tuple(used.items()), zone)
+    return _built(_tree(text), used, zone, effort or Effort(text))
 
 
 def names_in(text: str) -> tuple[str, ...]:
@@ -189,30 +187,41 @@ def names_in(text: str) -> tuple[str, ...]:
     return tuple(name for name in dict.fromkeys(names) if name not in built_in)
 
 
-@lru_cache(maxsize=2_048)
+@lru_cache(maxsize=1_024)
 def _tree(text: str) -> words.Expression:
     return words.parse(text)
 
 
-@lru_cache(maxsize=2_048)
-def _compiled(text: str, calendars: tuple[tuple[str, Calendar], ...], zone: str) -> Allowed:
-    return _built(_tree(text), dict(calendars), zone)
-
-
-def _built(tree: words.Expression, calendars: Mapping[str, Calendar], zone: str) -> Allowed:
+def _built(tree: words.Expression, calendars: Mapping[str, Calendar], zone: str, effort: Effort) -> Allowed:
     match tree:
         case words.Name(name=name):
             calendar = calendars[name]
-            return _Leaf(days_of(calendar), calendar.hours, Zone(calendar.zone or zone, "skip", "both"))
+            return _Leaf(days_of(calendar), Zone(calendar.zone or zone, "skip", "both"), effort)
         case words.Not(of=of):
-            return _Inverted(_built(of, calendars, zone))
+            return _Inverted(_built(of, calendars, zone, effort))
         case words.Both(left=left, right=right, is_and=is_and):
-            return _Joined(_built(left, calendars, zone), _built(right, calendars, zone), is_and=is_and)
+            sides = (_built(each, calendars, zone, effort) for each in (left, right))
+            return _Joined(*sides, is_and=is_and)
+
+
+def days_of(calendar: Calendar) -> Days:
+    """Return the days of a calendar, compiled. Raises: InvalidCalendarError.
+
+    They are remembered by value, and with them the calendar, of which every edit makes another: so of large ones only a
+    few are.
+    """
+    entries = sum(len(getattr(calendar, field)) for field, _, _ in _CHECKS)
+    return _large_days_of(calendar) if entries > _LARGE else _small_days_of(calendar)
 
 
 @lru_cache(maxsize=1_024)
-def days_of(calendar: Calendar) -> Days:
-    """Return the days of a calendar, compiled. Raises: InvalidCalendarError."""
+def _small_days_of(calendar: Calendar) -> Days:
+    check_calendar(calendar)
+    return Days(calendar)
+
+
+@lru_cache(maxsize=16)
+def _large_days_of(calendar: Calendar) -> Days:
     check_calendar(calendar)
     return Days(calendar)
 
@@ -250,7 +259,9 @@ def check_calendar(calendar: Calendar) -> None:
 
     def wrong(field: str, value: object, problem: str, expected: str) -> InvalidCalendarError:
         name = "nth" if field == "nth_weekdays" else field
-        return InvalidCalendarError(f"{name} of calendar {calendar.name!r}", _as_typed(field, value), problem, expected)
+        field_of = f"{name} of calendar {calendar.name[:_SHOWN]!r}"
+        shown = _as_typed(field, value)
+        return InvalidCalendarError(field_of, shown[:_SHOWN] if isinstance(shown, str) else shown, problem, expected)
 
     if not _NAME.fullmatch(calendar.name) or calendar.name in words.OPERATORS:
         raise wrong("name", calendar.name, "cannot be used", "1-63 of a-z, 0-9, '_', '.' and '-', no operator")

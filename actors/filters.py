@@ -14,32 +14,40 @@ is none it is dropped. In detail:
 Intervals are moved if they are 30 minutes or longer and have at most 400 different times of the day (1 h, 7 h, all of a day
 or more); others are refused (`actors.rule_check`).
 
-Every filter is a stream (`actors.streams`). All searches are bounded; a bound that is reached reads as "never again".
+Every filter is a stream (`actors.streams`). All searches are bounded. A bound of years or steps that is reached reads as
+"never again"; a search that has spent its effort (`actors.effort`) raises SearchTooLongError.
 """
 
 from __future__ import annotations
 
+from typing import Final
+
 from .calendars import SEARCH_S, SEARCH_STEPS, Allowed
 from .days import END_MS
+from .effort import Effort
 from .hours import Zone
 from .moved_cron import MovedCron
 from .moved_points import MovedPoints
 from .open_days import Direction
 from .streams import CronStream, Stream
 
+_MOMENT_COST: Final = 6
+
 
 class Kept:
     """The moments of a stream that are allowed."""
 
-    __slots__ = ("_allowed", "_stream")
+    __slots__ = ("_allowed", "_effort", "_stream")
 
-    def __init__(self, stream: Stream, allowed: Allowed) -> None:
+    def __init__(self, stream: Stream, allowed: Allowed, effort: Effort) -> None:
         self._stream = stream
         self._allowed = allowed
+        self._effort = effort
 
     def next(self, from_ms: int) -> int | None:
         limit_ms = END_MS
         for _ in range(SEARCH_STEPS):
+            self._effort.spend(_MOMENT_COST)
             found = self._stream.next(from_ms)
             if found is None or found >= limit_ms:
                 return None
@@ -51,14 +59,14 @@ class Kept:
         return None
 
 
-def filtered(moments: Stream, zone: Zone, allowed: Allowed | None, excluded: str) -> Stream:
+def filtered(moments: Stream, zone: Zone, allowed: Allowed | None, excluded: str, effort: Effort) -> Stream:
     """Return what is left of moments. `zone`: with the rule's policies; `allowed`: None for everything; `excluded`: skip,
-    next or previous."""
+    next or previous; `effort`: what searching is charged to."""
     if allowed is None:
         return moments
     if excluded == "skip":
-        return Kept(moments, allowed)
+        return Kept(moments, allowed, effort)
     direction: Direction = "next" if excluded == "next" else "previous"
     if isinstance(moments, CronStream):
-        return MovedCron(moments, allowed, direction)
-    return MovedPoints(moments, zone, allowed, direction)
+        return MovedCron(moments, allowed, direction, effort)
+    return MovedPoints(moments, zone, allowed, direction, effort)

@@ -2,43 +2,50 @@
 
 Ticks are found for a block of days at a time. A sweep goes from day to day in the direction in which moments move and takes
 along the times of the day that found no place yet; it begins far enough outside the block for all that may come to it: 366
-days, or where a run of allowed days lets nothing pass. Times that coincide are one, so it carries at most as many as there
-are different times of the day, which `actors.rule_check` bounds. The blocks used last are remembered.
+days, or where no time of the day gets past that is allowed in the block. Times that coincide are one, so it carries at most
+as many as there are different times of the day, which `actors.rule_check` bounds. The blocks used last are remembered.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from typing import Final
 
 from .calendars import Allowed, opening
 from .days import DAY_S, END_MS
+from .effort import Effort
 from .hours import MARGIN_S, Zone
 from .open_days import MOVE_DAYS, Direction, OpenDays, is_known
+from .spans import Spans, difference, union
 from .streams import Stream
 
 _BLOCK_DAYS: Final = 32
-_KEPT_BLOCKS: Final = 4
+_KEPT_BLOCKS: Final = 8
 _MAX_BLOCKS: Final = 40  # that come to nothing although something is allowed in them, in one search
 _REACH_S: Final = MOVE_DAYS * DAY_S + MARGIN_S
-_RUN_S: Final = 50 * 3_600  # two days, and an hour for each: a local time may be missing on one of them
 _DAY_MS: Final = DAY_S * 1_000
+_DAY_COST: Final = 4
+_MOMENT_COST: Final = 4
+_TIME_COST: Final = 2
 
 
 class MovedPoints:
     """The moments of a stream, allowed or moved."""
 
-    __slots__ = ("_allowed", "_blocks", "_days", "_is_forward", "_stream", "_zone")
+    __slots__ = ("_allowed", "_blocks", "_days", "_effort", "_is_forward", "_stream", "_zone")
 
-    def __init__(self, stream: Stream, zone: Zone, allowed: Allowed, direction: Direction) -> None:
+    def __init__(self, stream: Stream, zone: Zone, allowed: Allowed, direction: Direction, effort: Effort) -> None:
         self._stream = stream
         self._zone = zone
         self._allowed = allowed
+        self._effort = effort
         self._is_forward = direction == "next"
         self._days = OpenDays(zone, allowed)
         self._blocks: dict[int, tuple[int, ...]] = {}
 
     def next(self, from_ms: int) -> int | None:
+        if from_ms >= END_MS:
+            return None
         coming = self._stream.next(from_ms - _REACH_S * 1_000)
         if coming is None:
             return None
@@ -72,49 +79,75 @@ class MovedPoints:
         if known is None:
             if len(self._blocks) >= _KEPT_BLOCKS:
                 self._blocks.clear()
-            known = self._blocks[number] = tuple(sorted(set(self._sweep(number * _BLOCK_DAYS, (number + 1) * _BLOCK_DAYS))))
+            # Most of a sweep is before or after the block, so two of them are made at once.
+            ticks: dict[int, list[int]] = {number: [], number + 1: []}
+            for day, tick in self._sweep(number * _BLOCK_DAYS, (number + 2) * _BLOCK_DAYS):
+                ticks[day // _BLOCK_DAYS].append(tick)
+            for each, found in ticks.items():
+                self._blocks[each] = tuple(sorted(set(found)))
+            known = self._blocks[number]
         return known
 
-    def _sweep(self, low: int, high: int) -> list[int]:
-        """Return the ticks of the days in [low, high), some of them perhaps twice."""
+    def _sweep(self, low: int, high: int) -> list[tuple[int, int]]:
+        """Return the days in [low, high) and their ticks, some of them perhaps twice."""
+        first, last = low, high - 1
         if self._is_forward:
-            first, last = self._held_up(low * DAY_S - MARGIN_S) // DAY_S - 1, high - 1
+            first = self._beginning(low, high, range(low - 1, low - MOVE_DAYS - 2, -1))
         else:
-            first, last = low, self._let_through(high * DAY_S + MARGIN_S) // DAY_S + 1
-        found, excluded = self._sorted_out(first, last)
-        found = [tick for tick in found if low <= self._local(tick) // _DAY_MS < high]
+            last = self._beginning(low, high, range(high, high + MOVE_DAYS + 1))
+        kept, excluded = self._sorted_out(first, last)
+        found = [(day, tick) for day, tick in kept if low <= day < high]
         carried: dict[int, int] = {}  # times of the day in milliseconds, and the day they come from
+        fresh: list[int] = []  # those of them that came since `tried` was
+        tried: Spans = ()
         for day in range(first, last + 1) if self._is_forward else range(last, first - 1, -1):
-            if carried and is_known(day):
-                for time in self._stopped(carried, day):
+            self._effort.spend(_DAY_COST)
+            times = self._days.times(day) if carried and is_known(day) else ()
+            if times:
+                # What found no place on a day finds none on one that is like it.
+                for time in self._stopped(carried, fresh if times is tried else list(carried), day, times):
                     if low <= day < high:
-                        found += self._ticks_at(day, time)
-            carried |= dict.fromkeys(excluded.get(day, ()), day)
+                        found += [(day, tick) for tick in self._ticks_at(day, time)]
+                fresh, tried = [], times
+            coming = excluded.get(day, ())
+            carried |= dict.fromkeys(coming, day)
+            fresh += coming
         return found
 
-    def _sorted_out(self, first: int, last: int) -> tuple[list[int], dict[int, list[int]]]:
-        """Return the moments around these days that are allowed, and the times of the others by their day."""
-        found: list[int] = []
+    def _sorted_out(self, first: int, last: int) -> tuple[list[tuple[int, int]], dict[int, list[int]]]:
+        """Return the moments around these days that are allowed and their days, and the times of the others by day."""
+        found: list[tuple[int, int]] = []
         excluded: dict[int, list[int]] = {}
+        is_allowed, until, offset_ms, until_change = False, 0, 0, 0
         at_ms = self._stream.next((first * DAY_S - MARGIN_S) * 1_000)
         end_ms = ((last + 1) * DAY_S + MARGIN_S) * 1_000
         while at_ms is not None and at_ms < end_ms:
-            if self._allowed.window(at_ms // 1_000)[0]:
-                found.append(at_ms)
+            self._effort.spend(_MOMENT_COST)
+            instant = at_ms // 1_000
+            if instant >= until:
+                is_allowed, until = self._allowed.window(instant)
+            if instant >= until_change:
+                until_change, offset = self._zone.span(instant)
+                offset_ms = offset * 1_000
+            day, time = divmod(at_ms + offset_ms, _DAY_MS)
+            if is_allowed:
+                found.append((day, at_ms))
             else:
-                day, time = divmod(self._local(at_ms), _DAY_MS)
                 excluded.setdefault(day, []).append(time)
             at_ms = self._stream.next(at_ms + 1)
         return found, excluded
 
-    def _stopped(self, carried: dict[int, int], day: int) -> list[int]:
-        """Take the times that a day allows, or that came too far, out of those carried; return the allowed ones."""
-        spans = [(start * 1_000, end * 1_000) for start, end in self._days.times(day)]
-        for time in [time for time, origin in carried.items() if abs(day - origin) > MOVE_DAYS]:
-            del carried[time]
-        found = [time for time in carried if any(start <= time < end for start, end in spans)] if spans else []
-        for time in found:
-            del carried[time]
+    def _stopped(self, carried: dict[int, int], candidates: list[int], day: int, times: Spans) -> list[int]:
+        """Take those of the candidates that a day allows out of the times carried; return those not from too far."""
+        self._effort.spend(_TIME_COST * len(candidates))
+        found = []
+        for time in candidates:
+            second = time // 1_000
+            index = bisect_right(times, (second, DAY_S + 1)) - 1
+            if index >= 0 and second < times[index][1]:
+                origin = carried.pop(time, None)
+                if origin is not None and abs(day - origin) <= MOVE_DAYS:
+                    found.append(time)
         return found
 
     def _ticks_at(self, day: int, time: int) -> list[int]:
@@ -122,34 +155,29 @@ class MovedPoints:
         instants = self._zone.instants(day * DAY_S + seconds)
         return [each * 1_000 + part_ms for each in instants if self._allowed.window(each)[0]]
 
-    def _local(self, at_ms: int) -> int:
-        return at_ms + self._zone.offset(at_ms // 1_000) * 1_000
+    def _beginning(self, low: int, high: int, outside: range) -> int:
+        """Return the day at which a sweep begins: moments beyond it stop before they come to the days in [low, high), or
+        pass through those. `outside`: the days from which moments come, the nearest first.
 
-    def _held_up(self, instant: int) -> int:
-        """Return an instant before which every moment stops before the given one, when it moves to later days."""
-        for days in (8, 64):
-            starts = self._runs(instant - days * DAY_S, instant)
-            if starts:
-                return starts[-1] - MARGIN_S
-        return instant - _REACH_S
-
-    def _let_through(self, instant: int) -> int:
-        """Return an instant after which every moment stops after the given one, when it moves to earlier days."""
-        for days in (8, 64):
-            starts = self._runs(instant, instant + days * DAY_S)
-            if starts:
-                return starts[0] + _RUN_S + MARGIN_S
-        return instant + _REACH_S
-
-    def _runs(self, start: int, end: int) -> list[int]:
-        """Return where, in a span, runs of allowed instants begin that no moment can pass on its way from day to day."""
-        found: list[int] = []
-        begin = at = max(start, 0)
-        while at < end:
-            is_allowed, until = self._allowed.window(at)
-            if not is_allowed:
-                begin = until
-            elif min(until, end) - begin >= _RUN_S and begin not in found[-1:]:
-                found.append(begin)
-            at = until
-        return found
+        A time of the day can only stop in [low, high) if it is allowed on one of these days. Once it was allowed on one of
+        the days outside, no moment at that time comes from beyond.
+        """
+        rest: Spans = ()
+        last: Spans = ()
+        for day in range(low, high):
+            times = self._days.times(day) if is_known(day) else ()
+            if times and times is not last:
+                self._effort.spend(len(rest) + len(times))
+                rest, last = union([*rest, *times]), times
+        last = ()
+        beginning = low if outside.step < 0 else high - 1
+        for day in outside:
+            if not rest or not is_known(day):
+                break
+            self._effort.spend(_DAY_COST)
+            beginning = day
+            times = self._days.times(day)
+            if times and times is not last:
+                self._effort.spend(len(rest) + len(times))
+                rest, last = difference(rest, times), times
+        return beginning

@@ -18,6 +18,7 @@ KINDS: Final = ("cron", "every_ms", "after_ms", "at_ms")
 MAX_INSTANTS: Final = 10_000  # in at_ms
 MIN_MOVED_MS: Final = 1_800_000
 MAX_MOVED_TIMES: Final = 400  # of an interval or a list
+MAX_SPAN_MS: Final = 100 * 366 * DAY_S * 1_000
 MAX_JITTER_MS: Final = 366 * DAY_S * 1_000
 DAY_MS: Final = DAY_S * 1_000
 
@@ -28,8 +29,9 @@ def check_fields(rule: Rule) -> None:
     """Raises: InvalidRuleError."""
     for name in ("every_ms", "after_ms"):
         value = getattr(rule, name)
-        if not 0 <= value < END_MS:
-            raise InvalidRuleError(name, value, "is not an interval", "1 or more milliseconds, in a rule of that kind")
+        if not 0 <= value <= MAX_SPAN_MS:
+            expected = "1 or more milliseconds, at most 100 years of them, in a rule of that kind"
+            raise InvalidRuleError(name, value, "is not an interval", expected)
     given = [name for name in KINDS if getattr(rule, name)]
     if len(given) != 1:
         problem = "are given together" if given else "says not when to tick"

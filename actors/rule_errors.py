@@ -100,6 +100,16 @@ class NeverTicksError(InvalidRuleError):
     code = "never_ticks"
 
 
+class SearchTooLongError(InvalidRuleError):
+    """A rule whose next tick takes too much work to find among what its calendars exclude."""
+
+    code = "search_too_long"
+
+    def __init__(self, expression: str) -> None:
+        expected = "fewer calendars, fewer spans of hours, or another value of 'excluded'"
+        super().__init__("calendar", expression, "needs too long to find the next tick", expected)
+
+
 class InvalidWordsError(InvalidRuleError):
     """Words for a rule that are not understood."""
 

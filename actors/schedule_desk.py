@@ -152,8 +152,9 @@ class ScheduleDesk:
         old.ticks = None
         state.updated_ms = now_ms
         if has_rule_changed:
-            schedules.firing.go_on(old, state.paused_at_ms if state.paused else now_ms)
-        schedules.settle(old, turn)
+            schedules.go_on(old, state.paused_at_ms if state.paused else now_ms, turn)
+        else:
+            schedules.settle(old, turn)
         turn.changes.schedules.append(old.row())
         return "replaced"
 
@@ -198,6 +199,9 @@ class ScheduleDesk:
             schedules.decide(schedule, turn)  # what was due before the pause fires
             firing.pause(schedule, message.by, message.why, turn.now_ms)
             word = "paused"
+        elif message.action == "pause" and message.why and (message.why, message.by) != (state.paused_why, state.paused_by):
+            state.paused_why, state.paused_by, state.updated_ms = message.why, message.by, turn.now_ms
+            word = "paused"  # for another reason, since when stays
         elif message.action == "resume" and state.paused:
             firing.resume(schedule, message.missed, turn)
             word = "over" if state.is_over else "resumed"

@@ -194,7 +194,14 @@ class BackfillsAnswered(Message, frozen=True, tag=True):
     ids: list[int] = msgspec.field(default_factory=list)
 
 
+class HoldSchedules(Message, frozen=True, tag=True):
+    """scheduler → shard. All workers there are go away with this process: let nothing tick any more as long as it lives,
+    since what ticked now would start after the next start, however late that is. What comes due meanwhile is decided then,
+    by the rule for missed ticks, as after a crash. No answer."""
+
+
 ScheduleMessage = (
     PutSchedules | CommandSchedules | ConfigureCalendar | CalendarConfigured | StartBackfill | CommandBackfills
+    | HoldSchedules
 )  # fmt: skip
 ScheduleAnswer = SchedulesPut | SchedulesAnswered | CalendarConfigured | BackfillsAnswered

@@ -56,6 +56,7 @@ class Schedules:
         self._table = table
         self._timers = [TimerQueue(timers, _pages_of(tier)) for tier in range(_TIERS)]
         self._lead_until_ms = 0
+        self._is_held = False
         self._changed: dict[int, Schedule] = {}  # their rows are to be moved
         self._swept: int | None = 0 if book.changed else None  # up to which id the calendars' users were looked at again
         self._is_sweeping = False
@@ -70,7 +71,14 @@ class Schedules:
 
     # -- the shard's turn --------------------------------------------------------------------------------------------------
 
+    def hold(self) -> None:
+        """Let nothing tick any more as long as this shard lives here: nobody would run it. What waits in line for a run to
+        end, which was in time, stays there."""
+        self._is_held = True
+
     def due_ms(self) -> int | None:
+        if self._is_held:
+            return None
         first_ms, others_ms = self._timers[TIER_HIGH].due_ms(), self._timers[TIER_OTHERS].due_ms()
         if others_ms is None:
             return first_ms
@@ -81,6 +89,8 @@ class Schedules:
     def on_time(self, turn: Turn) -> None:
         """Decide the ticks whose time has come, those of high precision first: they are to be on their way to the workers
         before thousands of others keep everybody busy."""
+        if self._is_held:
+            return
         now_ms = turn.now_ms
         ids = self._timers[TIER_HIGH].pop_due(now_ms, FIRE_MAX)
         if ids:
@@ -122,8 +132,9 @@ class Schedules:
     # -- one schedule ------------------------------------------------------------------------------------------------------
 
     def decide(self, schedule: Schedule, turn: Turn) -> None:
-        """Decide its ticks whose time has come."""
-        self._carefully(schedule, turn, self.firing.decide)
+        """Decide its ticks whose time has come, unless they are held: then the next owner does, by its clock."""
+        if not self._is_held:
+            self._carefully(schedule, turn, self.firing.decide)
 
     def _carefully(self, schedule: Schedule, turn: Turn, step: Callable[..., None], *more: Any) -> None:
         """Take a step of a schedule; one that has become impossible is paused, with the reason."""
@@ -133,11 +144,20 @@ class Schedules:
             self.firing.pause(schedule, "foliot", str(error), turn.now_ms)
         self.settle(schedule, turn)
 
+    def go_on(self, schedule: Schedule, after_ms: int, turn: Turn) -> None:
+        """Let it tick on behind an instant, by a rule that has changed."""
+        self._carefully(schedule, turn, lambda schedule, turn: self.firing.go_on(schedule, after_ms))
+
     def settle(self, schedule: Schedule, turn: Turn) -> None:
-        """See to it that the timers and the store know when it is due, and that it is in memory only while it must be."""
-        if schedule.stamp and schedule.stamp != self.book.stamp(schedule.tenant, schedule.spec.rule.calendar):
-            self._recompute(schedule, turn.now_ms)
-        self.point(schedule, turn.now_ms)
+        """See to it that the timers and the store know when it is due, and that it is in memory only while it must be. One
+        whose rule or calendar has become impossible is paused, with the reason: no look at it may end a turn."""
+        try:
+            if schedule.stamp and schedule.stamp != self.book.stamp(schedule.tenant, schedule.spec.rule.calendar):
+                self._recompute(schedule, turn.now_ms)
+            self.point(schedule, turn.now_ms)
+        except UsageError as error:
+            self.firing.pause(schedule, "foliot", str(error), turn.now_ms)
+            self.point(schedule, turn.now_ms)  # which asks a paused one for no tick
         self._table.note_change(schedule.id)
         self._changed[schedule.id] = schedule
 

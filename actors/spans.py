@@ -18,16 +18,54 @@ def union(spans: Iterable[tuple[int, int]]) -> Spans:
     return tuple(found)
 
 
+def joined(spans: Iterable[tuple[int, int]]) -> Spans:
+    """Return the spans with those that touch made one; they come in order and do not overlap."""
+    found: list[tuple[int, int]] = []
+    for span in spans:
+        if found and span[0] == found[-1][1]:
+            found[-1] = (found[-1][0], span[1])
+        elif span[0] < span[1]:
+            found.append(span)
+    return tuple(found)
+
+
 def intersection(left: Spans, right: Spans) -> Spans:
-    """Return what lies in both."""
-    pairs = ((max(a, c), min(b, d)) for a, b in left for c, d in right if a < d and c < b)
-    return tuple(pairs)
+    """Return what lies in both. The cost is that of walking both once."""
+    if not left or not right:
+        return ()
+    found: list[tuple[int, int]] = []
+    ours, theirs = iter(left), iter(right)
+    a, b = next(ours)
+    c, d = next(theirs)
+    while True:
+        if a < d and c < b:
+            found.append((max(a, c), min(b, d)))
+        following = next(ours, None) if b < d else next(theirs, None)
+        if following is None:
+            return tuple(found)
+        if b < d:
+            a, b = following
+        else:
+            c, d = following
 
 
 def difference(left: Spans, right: Spans) -> Spans:
-    """Return what lies in `left` only."""
-    found = left
-    for start, end in right:
-        parts = (part for a, b in found for part in ((a, min(b, start)), (max(a, end), b)))
-        found = tuple(part for part in parts if part[0] < part[1])
-    return found
+    """Return what lies in `left` only. The cost is that of walking both once."""
+    if not left or not right:
+        return left
+    found: list[tuple[int, int]] = []
+    index = 0
+    for start, end in left:
+        while index < len(right) and right[index][1] <= start:
+            index += 1
+        at = start
+        while index < len(right) and right[index][0] < end:
+            if at < right[index][0]:
+                found.append((at, right[index][0]))
+            at = right[index][1]
+            if at >= end:
+                break  # what follows may lie in this one as well
+            index += 1
+        if at < end:
+            found.append((at, end))
+    return tuple(found)

@@ -12,7 +12,8 @@ What a rule names is decided in this order; each step is stated in full where it
    where a tick is after it was moved.
 
 Ticks come strictly ascending: what coincides fires once. They lie from 1970-01-01T00:00:00Z to the end of 2199 (UTC).
-Searches for an allowed moment are bounded (`actors.calendars`, `actors.filters`); beyond the bound there is no tick.
+Searches for an allowed moment are bounded (`actors.calendars`, `actors.filters`); beyond the bound there is no tick. A
+search that costs too much work is given up with an error (`actors.effort`).
 
 A fixed delay (`after_ms`) has no moments of its own: each tick follows from the end of the run before (`after_end`). The
 first is at the start, or at once. A tick that the calendar excludes waits for whole further delays until it is allowed
@@ -29,6 +30,7 @@ import msgspec
 from .calendars import compiled, days_of, is_holidays, names_in
 from .cron import parse
 from .days import DAY_S, END_MS, date_of
+from .effort import MOST, MOST_AT_FIRST, PER_TICK, Effort
 from .filters import filtered
 from .hours import Zone
 from .open_days import MOVE_DAYS
@@ -44,14 +46,17 @@ LOW_SPREAD_MS: Final = 10_000  # what precision "low" may add
 class Ticks:
     """The ticks of one rule. Every answer follows from the question alone."""
 
-    __slots__ = ("_allowed", "_asked", "_calendars", "_end_ms", "_found", "_moments", "_seed", "_stream", "_zone", "rule")
+    __slots__ = (
+        "_allowed", "_asked", "_calendars", "_effort", "_end_ms", "_found", "_moments", "_seed", "_stream", "_zone", "rule",
+    )  # fmt: skip
 
     def __init__(self, rule: Rule, calendars: Mapping[str, Calendar] | None = None, *, seed: str = "") -> None:
         """`calendars`: by name, at least those that the rule's expression names; `seed`: stable text of the schedule, such
         as its tenant and name, from which `H` and the jitter are drawn.
 
         Raises: InvalidRuleError or one of its kinds (InvalidCronError, InvalidZoneError, InvalidCalendarError), which name
-        the field, its value and what was expected. Rules that are right but never tick are told by `check`.
+        the field, its value and what was expected. Rules that are right but never tick are told by `check`. Any question
+        that searches raises SearchTooLongError, another kind, once it has cost more than one may (`actors.effort`).
         """
         check_fields(rule)
         self.rule = rule
@@ -59,7 +64,8 @@ class Ticks:
         self._calendars = calendars or {}
         self._zone = Zone(rule.zone, rule.dst_gap, rule.dst_overlap)
         self._end_ms = rule.end_ms or END_MS
-        self._allowed = compiled(rule.calendar, self._calendars, rule.zone)
+        self._effort = Effort(rule.calendar)
+        self._allowed = compiled(rule.calendar, self._calendars, rule.zone, self._effort)
         self._moments: Stream
         if rule.cron:
             self._moments = CronStream(parse(rule.cron, seed), self._zone)
@@ -69,27 +75,18 @@ class Ticks:
             self._moments = ListStream(rule.at_ms)
         self._asked: int | None = None  # what `after` was asked last, and what it found
         self._found: int | None = None
-        self._stream = filtered(self._moments, self._zone, self._allowed, rule.excluded)
+        self._stream = self._filtered(self._moments)
 
     def after(self, instant_ms: int) -> int | None:
         """Return the first tick strictly after an instant, None: never again. Of a fixed delay: the tick that follows a run
         which ended at that instant, or the start if it is still to come."""
-        if self.rule.after_ms:
-            return self.after_end(instant_ms) if instant_ms >= self.rule.start_ms else self.first(instant_ms)
-        # Thousands of schedules with one rule ask again and again before the same tick.
-        asked, found = self._asked, self._found
-        if instant_ms != asked and (asked is None or found is None or not asked < instant_ms < found):
-            self._asked, self._found = instant_ms, self._from(instant_ms + 1)
-        return self._found
+        self._begin(MOST)
+        return self._after(instant_ms)
 
     def between(self, from_ms: int, until_ms: int, limit: int) -> list[int]:
         """Return the ticks in [from_ms, until_ms), ascending, at most `limit`, the earliest ones."""
-        found: list[int] = []
-        tick = self.first(from_ms) if self.rule.after_ms else self.after(from_ms - 1)
-        while tick is not None and tick < until_ms and len(found) < limit:
-            found.append(tick)
-            tick = self.after(tick)
-        return found
+        self._begin(MOST)
+        return self._between(from_ms, until_ms, limit)
 
     def passed(self, from_ms: int, until_ms: int, limit: int) -> tuple[int, int]:
         """Return how many ticks are in [from_ms, until_ms), the first of which is at `from_ms`, and the last. At most
@@ -106,22 +103,31 @@ class Ticks:
 
         The cost grows with the logarithm of the span, not with the number of ticks in it.
         """
-        first = None if self.rule.after_ms else self.after(from_ms - 1)
-        if first is None or first > instant_ms:
+        self._begin(MOST)
+        if self.rule.after_ms:
             return None
         span = 60_000
         best = None
+        is_checked = False
         while best is None:
             low = max(instant_ms - span, from_ms - 1)
-            found = self.after(low)
+            found = self._after(low)
             if found is not None and found <= instant_ms:
                 best = found
+            elif low < from_ms:
+                return None
+            elif found is None and not is_checked:
+                # Searches that come to nothing are the dear ones: go on only if there is something to be found.
+                first = self._after(from_ms - 1)
+                if first is None or first > instant_ms:
+                    return None
+                is_checked = True
             span *= 4
         # The latest tick is at least `best`, and none comes after `high`.
         high = instant_ms
         while best < high:
             middle = (best + high) // 2
-            found = self.after(middle)
+            found = self._after(middle)
             if found is not None and found <= instant_ms:
                 best = found
             else:
@@ -131,17 +137,14 @@ class Ticks:
     def first(self, now_ms: int) -> int | None:
         """Return the first tick of a schedule that begins now: at or after now and the start. Of `at_ms`: the first one,
         also if it is past. Of a fixed delay: the start, or now if that is later."""
-        rule = self.rule
-        if rule.after_ms:
-            return self._delayed(max(now_ms, rule.start_ms))
-        return self._from(0) if rule.at_ms else self.after(now_ms - 1)
+        self._begin(MOST_AT_FIRST)
+        return self._first(now_ms)
 
     def after_end(self, ended_ms: int) -> int | None:
         """Return the tick that follows a run which ended at an instant: for a fixed delay so long after it; for all other
         rules the first tick strictly after it."""
-        if not self.rule.after_ms:
-            return self.after(ended_ms)
-        return self._delayed(max(ended_ms + self.rule.after_ms, self.rule.start_ms))
+        self._begin(MOST)
+        return self._after_end(ended_ms)
 
     def due(self, tick_ms: int) -> int:
         """Return the instant at which a tick is to fire: up to `jitter_ms` after its own, with precision "low" up to 10 s
@@ -153,7 +156,8 @@ class Ticks:
         low_ms = LOW_SPREAD_MS if rule.precision == "low" else 0
         if not rule.jitter_ms and not low_ms:
             return tick_ms
-        following = None if rule.after_ms else self.after(tick_ms)
+        self._begin(MOST)
+        following = None if rule.after_ms else self._after(tick_ms)
         room_ms = END_MS if following is None else following - tick_ms - 1
         if rule.is_jitter_fixed:
             jitter_ms = min(spread(f"{self._seed}|jitter", rule.jitter_ms + 1), room_ms)
@@ -182,14 +186,59 @@ class Ticks:
                     found.append(f"holiday {name}")
         return tuple(found)
 
+    # -- within a question, which has begun --------------------------------------------------------------------------------
+
+    def _begin(self, most: int) -> None:
+        """Begin a question, which may cost so much. One that was given up has left nothing behind that would let the same
+        question through when it is asked again."""
+        if self._effort.is_spent:
+            self._stream = self._filtered(self._moments)
+        self._effort.allow(most)
+
+    def _filtered(self, moments: Stream) -> Stream:
+        return filtered(moments, self._zone, self._allowed, self.rule.excluded, self._effort)
+
+    def _after(self, instant_ms: int) -> int | None:
+        if self.rule.after_ms:
+            return self._after_end(instant_ms) if instant_ms >= self.rule.start_ms else self._first(instant_ms)
+        # Thousands of schedules with one rule ask again and again before the same tick.
+        asked, found = self._asked, self._found
+        if instant_ms != asked and (asked is None or found is None or not asked < instant_ms < found):
+            found = self._from(instant_ms + 1)
+            self._asked, self._found = instant_ms, found
+        return found
+
+    def _between(self, from_ms: int, until_ms: int, limit: int) -> list[int]:
+        found: list[int] = []
+        tick = self._first(from_ms) if self.rule.after_ms else self._after(from_ms - 1)
+        while tick is not None and tick < until_ms and len(found) < limit:
+            found.append(tick)
+            self._effort.add(PER_TICK)
+            tick = self._after(tick)
+        return found
+
+    def _first(self, now_ms: int) -> int | None:
+        rule = self.rule
+        if rule.after_ms:
+            return self._delayed(max(now_ms, rule.start_ms))
+        return self._from(0) if rule.at_ms else self._after(now_ms - 1)
+
+    def _after_end(self, ended_ms: int) -> int | None:
+        if not self.rule.after_ms:
+            return self._after(ended_ms)
+        return self._delayed(max(ended_ms + self.rule.after_ms, self.rule.start_ms))
+
     def _from(self, from_ms: int) -> int | None:
-        found = self._stream.next(max(from_ms, self.rule.start_ms))
+        from_ms = max(from_ms, self.rule.start_ms)
+        found = self._stream.next(from_ms) if from_ms < END_MS else None
         return found if found is None or found <= self._end_ms else None
 
     def _delayed(self, at_ms: int) -> int | None:
         """Return `at_ms`, or the tick it becomes by the calendar and the end."""
+        if at_ms >= END_MS:
+            return None  # no search begins where nothing ticks any more
         moments = IntervalStream(self.rule.after_ms, at_ms) if self.rule.excluded == "skip" else ListStream((at_ms,))
-        found = filtered(moments, self._zone, self._allowed, self.rule.excluded).next(at_ms)
+        found = self._filtered(moments).next(at_ms)
         return found if found is None or found <= min(self._end_ms, END_MS - 1) else None
 
     def _shown(self, instant: int) -> list[tuple[int, bool]]:
@@ -220,7 +269,8 @@ class Ticks:
 def check(rule: Rule, calendars: Mapping[str, Calendar] | None = None, now_ms: int = 0, *, seed: str = "") -> Ticks:
     """Return the ticks of a rule that is right and will tick at least once from now on (`at_ms`: at all).
 
-    Raises: as `Ticks`; NeverTicksError if the rule names no moment from now on, with the field that leaves none.
+    Raises: as `Ticks`; SearchTooLongError; NeverTicksError if the rule names no moment from now on, with the field that
+    leaves none.
     """
     ticks = Ticks(rule, calendars, seed=seed)
     if ticks.first(now_ms) is not None:

@@ -106,8 +106,7 @@ def check_definition(spec: ScheduleSpec, templates: int, limits: EdgeLimits) -> 
     _within("max_lateness_ms", spec.max_lateness_ms, 0, limits.horizon_ms)
     _within("max_catchup", spec.max_catchup, 0, MAX_CATCHUP)
     _within("pause_after", spec.pause_after, 0, 1_000_000_000)
-    if len(spec.note) > limits.max_text:
-        raise TooLargeError("the length of the note", len(spec.note), limits.max_text)
+    _check_text("note", spec.note, limits)
     if spec.declared_in:
         check_name("declared_in", spec.declared_in)
     rule = spec.rule
@@ -124,9 +123,8 @@ def check_command(request: CommandSchedules, limits: EdgeLimits) -> None:
     _one_of("action", request.action, _ACTIONS)
     _one_of("missed", request.missed, ("", *MISSED))
     _one_of("overlap", request.overlap, ("", *OVERLAPS))
-    for what, text in (("by", request.by), ("why", request.why)):
-        if len(text) > limits.max_text:
-            raise TooLargeError(f"the length of {what!r}", len(text), limits.max_text)
+    _check_text("by", request.by, limits)
+    _check_text("why", request.why, limits)
 
 
 def check_backfill(spec: BackfillSpec, now_ms: int, limits: EdgeLimits) -> None:
@@ -141,8 +139,7 @@ def check_backfill(spec: BackfillSpec, now_ms: int, limits: EdgeLimits) -> None:
     _one_of("reprocess", spec.reprocess, REPROCESS)
     _within("concurrency", spec.concurrency, 1, MAX_CONCURRENCY)
     _within("priority", spec.priority, -1, LOWEST_PRIORITY)
-    if len(spec.by) > limits.max_text:
-        raise TooLargeError("the length of 'by'", len(spec.by), limits.max_text)
+    _check_text("by", spec.by, limits)
 
 
 def check_backfill_command(request: CommandBackfills) -> None:
@@ -158,6 +155,14 @@ def check_ending(ending: str) -> None:
 def check_count(what: str, value: int, limits: EdgeLimits) -> None:
     """Raises: UsageError unless so many can be on one page."""
     _within(what, value, 1, limits.max_page)
+
+
+def _check_text(what: str, text: str, limits: EdgeLimits) -> None:
+    """What people write is shown on other people's terminals, which obey control characters."""
+    if len(text) > limits.max_text:
+        raise TooLargeError(f"the length of {what!r}", len(text), limits.max_text)
+    if not text.isprintable():
+        raise InvalidOptionError(what, text, "printable characters on one line")
 
 
 def _one_of(what: str, value: str, words: Collection[str]) -> None:

@@ -16,6 +16,7 @@ import structlog
 from ..actors.addresses import check_name, shard_address
 from ..actors.calendar_book import DELETED, calendar_slot
 from ..actors.calendars import check_calendar, names_in
+from ..actors.days import END_MS
 from ..actors.messages import TaskRefusal, Template
 from ..actors.rule_errors import instant_text
 from ..actors.rules import Calendar, Rule
@@ -257,7 +258,10 @@ class ScheduleGate:
         check_backfill(backfill, self._clock.now_ms(), self._limits)
         view = view_of_schedule(await self._found(tenant, backfill.schedule))
         if view.spec.rule.after_ms:
-            raise InvalidOptionError("schedule", backfill.schedule, "one that is not a fixed delay, which has no past ticks")
+            raise InvalidOptionError(
+                "the schedule of a backfill", backfill.schedule,
+                "one with ticks in the past: a fixed delay (`after`) counts from the end of each run",
+            )  # fmt: skip
         return view
 
     async def _command_backfills(self, request: CommandBackfills, timeout_ms: int) -> BackfillsAnswered | Refusal:
@@ -500,8 +504,9 @@ class ScheduleGate:
 
     @staticmethod
     def _check_span(from_ms: int, until_ms: int) -> None:
-        if not 0 <= from_ms <= MAX_ID:
-            raise InvalidOptionError("begin", from_ms, "an instant, or 0: now")
+        if not 0 <= from_ms < END_MS:
+            expected = f"an instant before {instant_text(END_MS)}, where all schedules end, or 0: now"
+            raise InvalidOptionError("begin", instant_text(from_ms), expected)
         if until_ms and not from_ms < until_ms <= MAX_ID:
             expected = f"an instant after {instant_text(from_ms)}, or 0: no end"
             raise InvalidOptionError("until", instant_text(until_ms), expected)

@@ -98,6 +98,37 @@ def test_a_schedule_whose_calendar_is_deleted_pauses_and_says_why(shard: Schedul
     assert shard.connection.execute("select count(*) from calendars").fetchone() == (0,)
 
 
+def test_a_calendar_that_goes_while_its_schedules_fire_pauses_them_and_stops_nobody_else(shard: ScheduleHarness) -> None:
+    shard.calendar(Calendar("closed", dates=("2027-01-16",)))
+    shard.put("often", rule=Rule(every_ms=1, calendar="not closed"))
+    shard.put("other", rule=Rule(every_ms=MINUTE))
+    shard.now_ms += 1_000  # more of its ticks are due than one turn decides
+
+    shard.calendar(Calendar("closed", version=DELETED))
+    shard.advance_ms(2 * MINUTE)
+
+    assert shard.state("often").paused
+    assert "closed" in shard.state("often").paused_why
+    assert not shard.state("other").paused
+    assert shard.state("other").fired >= 1
+
+
+def test_an_edit_after_which_the_next_tick_takes_too_long_to_find_pauses(shard: ScheduleHarness) -> None:
+    rule = Rule(cron="* * * * *", calendar="odd and not even", excluded="next")
+    few, minutes = ((540, 720),), range(0, 1_440, 2)
+    shard.calendar(Calendar("odd", hours=few))
+    shard.calendar(Calendar("even", dates=("2027-01-20",)))
+    assert shard.put("moved", rule=rule) == ["created"]
+    shard.calendar(Calendar("odd", hours=tuple((minute + 1, minute + 2) for minute in minutes)))
+    shard.calendar(Calendar("even", hours=tuple((minute, minute + 1) for minute in minutes)))
+
+    state = shard.state("moved")
+    assert state.paused
+    assert "needs too long to find the next tick" in state.paused_why
+    assert shard.put("another", rule=rule) == ["refused"]
+    assert shard.refused[0].code == "search_too_long"
+
+
 def test_calendars_belong_to_tenants(shard: ScheduleHarness) -> None:
     shard.calendar(Calendar("closed", dates=("2027-01-15",)), tenant="other")
     assert shard.put("open", rule=DAILY) == ["refused"]

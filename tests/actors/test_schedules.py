@@ -68,6 +68,42 @@ def test_downtime_is_made_up_for_by_the_rule_for_missed_ticks(
     shard.assert_balanced()
 
 
+@pytest.mark.parametrize(("missed", "fires"), [("skip", [180]), ("last", [120, 180])])
+def test_what_comes_due_while_a_shard_holds_its_schedules_is_missed_by_the_next_owners_clock(
+    shard: ScheduleHarness, missed: str, fires: list[int]
+) -> None:
+    shard.put("report", missed=missed, overlap="allow_all", grace_ms=10_000)
+    shard.put("exact", rule=Rule(every_ms=MINUTE, precision="high"), grace_ms=10_000)
+    shard.run_all()
+    shard.deliver(sm.HoldSchedules())
+    shard.advance_to(61)
+    assert shard.do("pause", "exact") == ["paused"]
+    assert shard.do("resume", "exact", missed="") == ["resumed"]
+    shard.advance_to(139)
+    assert shard.ticks("report") == shard.ticks("exact") == [(0, "completed")]
+    assert shard.alive() == []
+    shard.reopen()
+    shard.advance_to(181)
+    assert [second for second, _ in shard.ticks("report")] == [0, *fires]
+    assert [second for second, _ in shard.ticks("exact")] == [0, 180]
+    assert shard.state("exact").missed == 2
+    shard.assert_balanced()
+
+
+def test_what_comes_due_while_schedules_are_held_fires_at_the_next_start_if_that_is_within_the_grace(
+    shard: ScheduleHarness,
+) -> None:
+    shard.put("report", grace_ms=10_000)
+    shard.run_all()
+    shard.deliver(sm.HoldSchedules())
+    shard.advance_to(65)
+    assert [second for second, _ in shard.ticks("report")] == [0]
+    shard.reopen()
+    shard.advance_to(66)
+    assert shard.ticks("report") == [(0, "completed"), (60, "alive")]
+    assert shard.state("report").missed == 0
+
+
 def test_of_missed_ticks_the_oldest_and_the_most_have_bounds(shard: ScheduleHarness) -> None:
     shard.put("some", missed="all", overlap="allow_all", grace_ms=0, max_catchup=2)
     shard.put("young", missed="all", overlap="allow_all", grace_ms=0, max_lateness_ms=100_000)

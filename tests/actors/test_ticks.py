@@ -16,6 +16,7 @@ from foliot.actors.rule_errors import (
     InvalidRuleError,
     InvalidZoneError,
     NeverTicksError,
+    SearchTooLongError,
 )
 from foliot.actors.rules import Calendar, Rule
 from foliot.actors.ticks import Ticks, check
@@ -382,7 +383,7 @@ def test_notes_say_what_is_special_about_a_tick() -> None:
         (Rule(after_ms=5, calendar="weekdays", excluded="previous"), InvalidRuleError, "excluded", "behind the run before"),
         (Rule(cron="0 0 0 1 1 ? 2020"), NeverTicksError, "cron", "names no moment from now on, expected at least one from"),
         (Rule(cron="@daily", end_ms=5), NeverTicksError, "end_ms", "expected an end at or after 2026-06-01T00:00:00Z"),
-        (Rule(every_ms=10**12 * 7, end_ms=ms("2027-01-01T00:00")), NeverTicksError, "every_ms", "to 2027-01-01T00:00:00Z"),
+        (Rule(every_ms=10**12 * 3, end_ms=ms("2027-01-01T00:00")), NeverTicksError, "every_ms", "to 2027-01-01T00:00:00Z"),
         (Rule(at_ms=(5,), start_ms=6), NeverTicksError, "at_ms", "names no moment"),
         (Rule(cron="@daily", calendar="weekdays and weekends"), NeverTicksError, "calendar", "excludes every tick"),
         (Rule(cron="* * * * * *", calendar="none", excluded="next"), NeverTicksError, "calendar", "excludes every tick"),
@@ -425,3 +426,97 @@ def test_what_was_asked_before_changes_no_answer(rule: Rule) -> None:
         fresh = Ticks(rule, GIVEN)
         assert asked.after(instant) == fresh.after(instant)
         assert asked.first(instant) == Ticks(rule, GIVEN).first(instant)
+
+
+MINUTES = tuple((minute, minute + 1) for minute in range(0, 1_440, 2))
+HARD = {
+    "date": Calendar("date", dates=("2028-01-01",), hours=MINUTES),
+    "even": Calendar("even", hours=MINUTES),
+    "odd": Calendar("odd", hours=tuple((low + 1, high + 1) for low, high in MINUTES)),
+    "sundays": Calendar("sundays", weekdays=(6,), hours=MINUTES),
+    "leap": Calendar("leap", yearly=("02-29",)),
+    "office": Calendar("office", weekdays=(0, 1, 2, 3, 4), hours=((540, 720), (780, 1_080))),
+}
+
+
+@pytest.mark.parametrize("excluded", ["skip", "next"])
+@pytest.mark.parametrize("zone", ["UTC", "Pacific/Kiritimati", "Pacific/Pago_Pago", "Europe/Berlin"])
+@pytest.mark.parametrize("calendar", ["weekdays", "not weekdays", "not (office and leap)", ""])
+def test_a_fixed_delay_beyond_the_end_of_time_ends(excluded: str, zone: str, calendar: str) -> None:
+    ticks = Ticks(Rule(after_ms=600_000, zone=zone, calendar=calendar, excluded=excluded), HARD)
+    for at_ms in (END_MS - 1, END_MS, END_MS + 400 * DAY_MS, ms("2205-01-01T00:00"), 1 << 62):
+        assert ticks.after_end(at_ms) is None
+        assert ticks.first(max(at_ms, END_MS)) is None
+        assert ticks.between(max(at_ms, END_MS), 1 << 62, 9) == []
+
+
+@pytest.mark.parametrize("excluded", ["skip", "next", "previous"])
+@pytest.mark.parametrize("kind", [{"cron": "0 0 * * *"}, {"every_ms": DAY_MS}, {"at_ms": (END_MS - 1,)}])
+def test_no_question_beyond_the_end_of_time_is_searched(kind: dict[str, Any], excluded: str) -> None:
+    for calendar in ("weekdays", "not leap"):
+        ticks = Ticks(Rule(**kind, zone="Pacific/Kiritimati", calendar=calendar, excluded=excluded), HARD)
+        for at_ms in (END_MS - 1, END_MS, ms("2205-01-01T00:00"), 1 << 62):
+            assert ticks.after(at_ms) is None
+        assert ticks.last_before(1 << 50, END_MS) is None
+
+
+@pytest.mark.parametrize("excluded", ["next", "previous"])
+@pytest.mark.parametrize(
+    ("kind", "calendar", "expected"),
+    [
+        ({"cron": "* * * * *"}, "date", "2028-01-01T00:00"),
+        ({"cron": "* * * * * *"}, "date", "2028-01-01T00:00"),
+        ({"cron": "* * * * *"}, "leap and office", "2028-02-29T09:00"),
+        ({"cron": "* 3 * * *"}, "leap and even", "2028-02-29T03:00"),
+        ({"every_ms": DAY_MS}, "leap", "2028-02-29T00:00"),
+    ],
+)
+def test_a_rare_opening_with_many_spans_is_found_within_the_effort_of_a_first_tick(
+    kind: dict[str, Any], calendar: str, expected: str, excluded: str
+) -> None:  # fmt: skip
+    ticks = Ticks(Rule(**kind, calendar=calendar, excluded=excluded), HARD)
+    assert shown([ticks.first(ms("2027-01-15T08:00")) or 0]) == [expected]
+
+
+def test_the_last_tick_of_a_long_interval_is_found_within_one_effort() -> None:
+    start = ms("2027-01-15T08:00")
+    for excluded in ("next", "previous"):
+        ticks = Ticks(Rule(every_ms=9_006_656_344, calendar="sundays", excluded=excluded), HARD)
+        found = ticks.between(start, start + 1_000 * DAY_MS, 100)
+        assert found
+        assert ticks.last_before(start + 1_000 * DAY_MS, start) == found[-1]
+
+
+@pytest.mark.parametrize("excluded", ["next", "previous"])
+def test_a_search_that_costs_too_much_is_given_up_whenever_it_is_asked(excluded: str) -> None:
+    rule = Rule(cron="* * * * *", calendar="odd and not even", excluded=excluded)
+    start = ms("2027-01-15T08:00")
+    with pytest.raises(SearchTooLongError) as refused:
+        check(rule, HARD, start)
+    assert str(refused.value) == (
+        "calendar 'odd and not even' needs too long to find the next tick, expected fewer calendars, "
+        "fewer spans of hours, or another value of 'excluded'"
+    )
+    ticks = Ticks(rule, HARD)
+    for _ in range(3):  # what the search came to so far does not let the next one through
+        for ask in (ticks.after, ticks.first, ticks.after_end):
+            with pytest.raises(SearchTooLongError):
+                ask(start)
+        with pytest.raises(SearchTooLongError):
+            ticks.last_before(start, start - 30 * DAY_MS)
+        with pytest.raises(SearchTooLongError):
+            ticks.between(start, start + DAY_MS, 10)
+
+
+def test_office_hours_with_many_holidays_need_a_small_part_of_the_effort() -> None:
+    names = [f"h{number}" for number in range(8)]
+    days = {name: Calendar(name, yearly=("12-25", f"0{index + 1}-06"), easter=(-2, 1)) for index, name in enumerate(names)}
+    expression = f"office and not ({' or '.join(names)})"
+    for excluded in ("skip", "next", "previous"):
+        for kind in ({"every_ms": 1_800_000}, {"cron": "*/5 * * * *"}, {"cron": "0 9 1 1 *"}, {"every_ms": 7 * 3_600_000}):
+            ticks = Ticks(Rule(**kind, calendar=expression, excluded=excluded), HARD | days)
+            for start in range(ms("2027-01-15T08:00"), ms("2028-01-15T08:00"), 29 * DAY_MS):
+                assert ticks.first(start) is not None
+                last = ticks.last_before(start, start - 400 * DAY_MS)
+                assert last is not None
+                assert last <= start

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from foliot.actors import messages as m
 from foliot.actors import schedule_messages as sm
 from foliot.actors.addresses import shard_address
+from foliot.actors.days import END_MS
 from foliot.actors.messages import Template
 from foliot.actors.rules import Calendar, Rule
 from foliot.actors.schedule_rows import TickRow
@@ -113,6 +115,11 @@ async def test_a_name_is_created_replaced_or_updated_as_the_mode_says(node: Edge
         (sm.StartBackfill("acme", sm.BackfillSpec("a", 2, 1 << 50)), "expected an instant that is past"),
         (sm.StartBackfill("acme", sm.BackfillSpec("a", 1, 2, concurrency=0)), "concurrency is '0', expected 1 to 10000"),
         (sm.CommandBackfills("acme", [1], "stop"), "action is 'stop'"),
+        (sm.CommandSchedules("acme", ["a"], "pause", why="\x1b[2J"), "why is '\\x1b[2J', expected printable characters"),
+        (sm.CommandSchedules("acme", ["a"], "pause", by="a\nb"), "by is 'a\\nb', expected printable characters"),
+        (sm.StartBackfill("acme", sm.BackfillSpec("a", 1, 2, by="\x07")), "by is '\\x07', expected printable characters"),
+        (m.CancelTasks("acme", [1], "\x1b]0;"), "reason is '\\x1b]0;', expected printable characters"),
+        (sa.PreviewSchedule("acme", rule=HOURLY, from_ms=END_MS), "begin is '2200-01-01T00:00:00Z', expected an instant"),
         (sa.SetCalendar("acme", Calendar("x", yearly=("13-01",))), "yearly of calendar 'x' '13-01'"),
         (sa.SetCalendar("acme", Calendar("weekdays", yearly=("12-01",))), "is built in, expected another name"),
         (sa.DeleteCalendar("acme", "x"), "there is no calendar 'x' of tenant 'acme'"),
@@ -123,6 +130,21 @@ async def test_a_request_that_is_wrong_is_refused_as_a_whole(node: EdgeNode, req
 
     assert isinstance(answer, Refusal)
     assert text in answer.text
+
+
+async def test_a_note_that_a_terminal_would_obey_is_refused(node: EdgeNode) -> None:
+    answer = await put(node, spec("a", note="\x1b[31mred"), spec("b", note="größer, 日本"))
+
+    assert answer.outcomes == ["refused", "created"]
+    assert "note is '\\x1b[31mred', expected printable characters on one line" in answer.refused[0].text
+
+
+@pytest.mark.parametrize("calendar", [Calendar("x" * 1_000_000), Calendar("x", dates=("9" * 1_000_000,))])
+async def test_a_refusal_does_not_repeat_all_of_what_was_sent(node: EdgeNode, calendar: Calendar) -> None:
+    answer = await node.ask(sa.SetCalendar("acme", calendar))
+
+    assert isinstance(answer, Refusal)
+    assert len(answer.text) < 500
 
 
 async def test_the_short_check_lets_nothing_pass_that_the_long_one_refuses() -> None:
