@@ -40,8 +40,10 @@ class Lifecycle:
     def start(self, task: Task, session: str, now_ms: int) -> None:
         """An offered task becomes the session's next attempt."""
         self._waiting.leave_for_worker(task)
-        task.state = _RUNNING
+        before, task.state = task.state, _RUNNING
         task.attempt += 1
+        if self._table.events is not None:
+            self._table.tell(task, before)
         task.session = session
         task.leased_ms = now_ms
         self.leases[session][task.id] = task
@@ -140,7 +142,9 @@ class Lifecycle:
         else:
             label = state.label
             setattr(counts, label, getattr(counts, label) + 1)
-        task.state = state
+        before, task.state = task.state, state
+        if self._table.events is not None:
+            self._table.tell(task, before)
         task.ended_ms = turn.now_ms
         task.error = error
         self._table.tasks.pop(task.id, None)
@@ -172,7 +176,9 @@ class Lifecycle:
         if task.state == _RUNNING:
             task.kind.counts.running -= 1
             task.kind.counts.waiting += 1
-        task.state = state
+        before, task.state = task.state, state
+        if self._table.events is not None:
+            self._table.tell(task, before)
         self._table.touch(task)
 
     def _end_lease(self, task: Task) -> None:

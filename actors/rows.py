@@ -47,6 +47,26 @@ class TaskRow(Message, frozen=True):
     error: bytes
 
 
+class InboxMark(Message, frozen=True):
+    """How far a shard has come in its inbox: in which life of the stream, the position of the last entry applied, and the
+    newest stamp of all applied. An entry of that life with neither a later position nor a later stamp was applied before."""
+
+    stream: str = ""
+    position: int = 0
+    stamp: int = 0
+
+    def covers(self, stream: str, position: int, stamp: int) -> bool:
+        """Tell whether an entry was applied before. A stream that has lost its end gives the positions again, to entries of
+        a later stamp."""
+        return stream == self.stream and position <= self.position and stamp <= self.stamp
+
+    def passing(self, stream: str, position: int, stamp: int) -> InboxMark:
+        """Return the mark once this entry is applied too. The newest stamp is kept, since those of entries in order need not
+        be in order themselves where leaders of the stream changed."""
+        newest = max(stamp, self.stamp) if stream == self.stream else stamp
+        return InboxMark(stream, position, newest)
+
+
 class ShardChanges:
     """The rows of one turn. The store writes them all or none, in the order of these fields."""
 
@@ -57,7 +77,9 @@ class ShardChanges:
         "dedupe",
         "ended",
         "epoch",
+        "events",
         "fence",
+        "inbox",
         "inserted",
         "kinds",
         "leased",
@@ -101,7 +123,7 @@ class ShardChanges:
         self.dedupe: list[tuple[str, str, int, int]] = []
         """(tenant, dedupe_key, task id, expires_ms): inserted or replaced."""
         self.requests: list[tuple[str, bytes, int]] = []
-        """(request_id, encoded TasksSubmitted, expires_ms)"""
+        """(tenant:request_id, encoded TasksSubmitted, expires_ms)"""
         self.progress: list[tuple[int, int, int, str, bytes | None, int]] = []
         """(id, attempt, permille, note, checkpoint or None to keep, updated_ms): replaced."""
         self.logs: list[tuple[int, int, int, bytes]] = []
@@ -129,6 +151,10 @@ class ShardChanges:
         self.ledger: dict[tuple[str, str, str], int] = {}
         """(tenant, queue, what) → difference. `what`: accepted, fired (by a tick, also accepted) or the label of a final
         state."""
+        self.inbox: InboxMark | None = None
+        """How far the shard has come in its inbox with this turn; None where that did not change."""
+        self.events: list[tuple[int, str, int, int, int]] = []
+        """(id, tenant, state before or 0, state after, attempt), in order, to be told once the turn is durable; no rows."""
         self.fence = False
         """Commit even if there are no rows: an answer is to leave only if the shard is still owned under this epoch."""
 
@@ -143,6 +169,7 @@ class ShardChanges:
             or self.requests or self.progress or self.logs or self.purged or self.queues
             or self.tenants or self.ledger or self.kinds or self.fence or self.schedules or self.schedule_moves
             or self.schedules_deleted or self.ticks or self.ticks_ended or self.backfills or self.calendars
+            or self.inbox is not None
         )  # fmt: skip
 
 
@@ -159,6 +186,7 @@ class ShardImage(msgspec.Struct):
     tenants: list[TenantConfig]  # those this shard is the home of
     has_ready: bool  # any row in QUEUED
     schedules: ScheduleImage = msgspec.field(default_factory=ScheduleImage)
+    inbox: InboxMark = InboxMark()
 
 
 # -- queries of a shard; each answer repeats the query's token ---------------------------------------------------------

@@ -20,6 +20,7 @@ from . import schedule_messages as sm
 from .backlog import BacklogConfig
 from .calendar_book import CalendarBook
 from .commands import Commands
+from .inbox import Inbox
 from .intake import Intake
 from .leases import Leases
 from .lifecycle import Lifecycle
@@ -52,6 +53,7 @@ class ShardConfig:
     heartbeat_interval_ms: int = 10_000
     usage_interval_ms: int = 1_000
     reconcile_ms: int = 10_000  # what may have been lost on its way is repeated so often, while anything is going on
+    tells_events: bool = False  # True: every change of state is told (`ShardChanges.events`)
     workers_are_local: bool = False  # True: workers live and die with this process, so at start no lease is alive
 
 
@@ -64,6 +66,8 @@ class ShardActor(Actor[m.ShardMessage | sm.ScheduleMessage | Answer]):
         self._steps = Steps()
         self._out = out = Outgoing(image.shard, image.epoch)
         self._table = table = TaskTable(image)
+        if config.tells_events:
+            table.events = []
         self._timeouts = timeouts = Timeouts(config.lease_margin_ms)
         self._watchers = watchers = Watchers()
         self._waiting = waiting = Waiting(
@@ -81,6 +85,7 @@ class ShardActor(Actor[m.ShardMessage | sm.ScheduleMessage | Answer]):
         self._desk = ScheduleDesk(table, self._schedules, ids)
         self._running_at_start = [Task.of_row(row, table.kind_of(row)) for row in image.running]
         self._settings = Settings(image, table, config.shards)
+        self._inbox = Inbox(image, self._intake, self._settings)
         self._usage = Usage(table, image.epoch, config.usage_interval_ms)
         self._reconcile_due_ms: int | None = None
 
@@ -115,6 +120,8 @@ class ShardActor(Actor[m.ShardMessage | sm.ScheduleMessage | Answer]):
                 self._leases.reconcile(message, turn)
             case m.WatchTasks():
                 self._commands.watch(message, turn)
+            case m.TakeInbox():
+                self._inbox.take(message, turn)
             case m.CancelTasks() | m.RetryTasks() | m.PurgeTasks():
                 self._commands.command(message, turn)
             case m.DescribeTasks():
@@ -142,6 +149,8 @@ class ShardActor(Actor[m.ShardMessage | sm.ScheduleMessage | Answer]):
                 self._settings.answered(message, turn)
             case sm.PutSchedules() | sm.CommandSchedules() | sm.StartBackfill() | sm.CommandBackfills():
                 self._desk.take(message, turn)
+            case sm.HoldSchedules():
+                self._schedules.hold()
             case sm.ConfigureCalendar():
                 self._book.configure(message, turn)
             case sm.CalendarConfigured():

@@ -46,6 +46,8 @@ class TaskTable:
         """Tasks alive that a tick made."""
         self.ended_ticks: list[tuple[Task, Tick]] = []
         """Those that ended in this turn."""
+        self.events: list[tuple[int, str, int, int, int]] | None = None
+        """What became of tasks in this turn, see `ShardChanges.events`; None: nobody wants to hear of it."""
         for kind in image.kinds:
             self.learn(kind)
 
@@ -95,6 +97,11 @@ class TaskTable:
         if self._pending:
             self._touched[task.id] = self._turn
 
+    def tell(self, task: Task, before: int) -> None:
+        """The task's state changed, for whoever wants to hear of it. `before`: 0 for a new one."""
+        if self.events is not None:
+            self.events.append((task.id, task.kind.tenant, before, int(task.state), task.attempt))
+
     def note_change(self, row_id: int) -> None:
         """A row that is no task's is to be written: what reads under way say of it will be out of date."""
         if self._pending:
@@ -128,6 +135,8 @@ class TaskTable:
             for counts in self.counts.values():
                 for what, difference in counts.differences():
                     changes.count(counts.tenant, counts.queue, what, difference)
+        if self.events:
+            changes.events, self.events = self.events, []
         self._turn += 1
 
     # -- reads -------------------------------------------------------------------------------------------------------------
