@@ -7,7 +7,7 @@ unless the link is made to break that.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from ..actors.wire import decode, encode
 from ..runtime.bus import Envelope, Receiver, Refusal, Resolver
@@ -19,6 +19,7 @@ from .process import Process
 
 Taker = Callable[[bytes, str, int, Process], None]
 """Takes a frame: (data, sender's address, request number, sender)."""
+_REFUSED_MAX: Final = 256
 
 
 class SimBus:
@@ -36,6 +37,7 @@ class SimBus:
         self._reply_address = f"reply.{process.name}.{process.boot}"
         self._requests = Requests()
         self._counts: dict[str, int] = {}
+        self._refused: dict[tuple[str, int], None] = {}  # who asked and their requests that were refused, the last of them
         self.dropped = 0
         process.bus = self
         self._network.listen(self._network.bound, self._reply_address, process)
@@ -96,6 +98,10 @@ class SimBus:
         to = envelope.to
         count = self._counts[to] = self._counts.get(to, 0) + 1
         message = envelope.message
+        if type(message) is Refusal:
+            self._refused[to, envelope.request] = None
+            if len(self._refused) > _REFUSED_MAX:
+                del self._refused[next(iter(self._refused))]
         self._carry(to, encode(message), envelope.sender, envelope.request, count, type(message).__name__)
 
     def send_frame(self, to: str, data: bytes, request: int, what: str) -> None:
@@ -163,7 +169,10 @@ class SimBus:
     def arrive(
         self, to: str, data: bytes, sender: str, request: int, count: int, source: Process, *, is_copy: bool = False
     ) -> None:  # fmt: skip
-        """Take what came, in this process's lane. A copy that cannot be delivered is not refused: the other one was."""
+        """Take what came, in this process's lane. A copy that cannot be delivered is not refused: the other one was. Nor is
+        one taken whose other one was refused, since whoever sent it was told that nothing of it was done."""
+        if is_copy and (sender, request) in self._refused:
+            return
         receiver = self._known.get(to)
         if receiver is None:
             broadcast = self._broadcasts.get(to)

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 from foliot.actors.messages import TenantStarted
-from foliot.runtime.bus import Envelope
+from foliot.actors.wire import encode
+from foliot.runtime.bus import Envelope, Refusal
 from foliot.simulations.bus import SimBus
 from foliot.simulations.case import Options
 from foliot.simulations.database import empty_database
@@ -76,3 +77,16 @@ def test_a_slot_that_was_left_gets_nothing_and_one_that_is_hosted_anew_asks_anew
     send(bus, "shard.0", "three")
 
     assert (old.got, new.got) == (["one"], ["three"])
+
+
+def test_the_copy_of_a_request_that_was_refused_is_not_taken_and_any_other_is(bus: SimBus) -> None:
+    inbox = Inbox()
+    bus.bind("session.s", inbox)
+    data = encode(TenantStarted("one"))
+    bus.send(Envelope("reply.b.1", Refusal("overloaded", "full", 1), "session.s", 7))
+
+    for request in (7, 8):
+        bus.arrive("session.s", data, "reply.b.1", request, 1, bus._process, is_copy=True)
+    bus.arrive("session.s", data, "reply.b.1", 7, 1, bus._process)
+
+    assert inbox.got == ["one", "one"]
