@@ -40,7 +40,7 @@ class Intake:
         self._keep_payload_max = keep_payload_max
         self._memory_max = memory_max
         self._holders: OrderedDict[tuple[str, str], tuple[int, int]] = OrderedDict()  # → (task id, expires_ms)
-        self._answers: OrderedDict[str, m.TasksSubmitted] = OrderedDict()  # by request id
+        self._answers: OrderedDict[str, m.TasksSubmitted] = OrderedDict()  # by `_name_of` the request
         self._looking = 0  # submissions whose keys are being looked up
 
     def submit(self, message: m.SubmitTasks, turn: Turn) -> None:
@@ -74,7 +74,7 @@ class Intake:
             if any(holder not in looked_up for holder in self._replaceable(message, turn.now_ms)):
                 look_up(turn)  # somebody else took a key meanwhile
                 return
-            given = self._answers.get(message.request_id)
+            given = self._answers.get(_name_of(message))
             if given is not None:
                 turn.changes.fence = True
             if given is None:
@@ -86,7 +86,7 @@ class Intake:
                 self._shrink()
             then(turn, answer)
 
-        self._table.ask(ReadKeys(self._table.next_token, message.tenant, keys, message.request_id), resume, turn)
+        self._table.ask(ReadKeys(self._table.next_token, message.tenant, keys, _name_of(message)), resume, turn)
         return None
 
     def make(self, kind: KindState, payload: bytes, priority: int, key: str, due_ms: int, turn: Turn) -> Task:
@@ -107,8 +107,9 @@ class Intake:
         """Take in the store's answer; what was written meanwhile stays."""
         for dedupe_key, held in answer.held.items():
             self._holders.setdefault((message.tenant, dedupe_key), held)
-        if answer.answer and message.request_id not in self._answers:
-            self._answers[message.request_id] = msgspec.msgpack.decode(answer.answer, type=m.TasksSubmitted)
+        name = _name_of(message)
+        if answer.answer and name not in self._answers:
+            self._answers[name] = msgspec.msgpack.decode(answer.answer, type=m.TasksSubmitted)
 
     def _replaceable(self, message: m.SubmitTasks, now_ms: int) -> list[int]:
         """Return the tasks whose keys a batch may take over."""
@@ -165,8 +166,9 @@ class Intake:
         if existing or refused:
             turn.changes.fence = True
         if message.request_id:
-            self._answers[message.request_id] = answer
-            row_of_request = (message.request_id, msgspec.msgpack.encode(answer), now_ms + REQUEST_WINDOW_MS)
+            name = _name_of(message)
+            self._answers[name] = answer
+            row_of_request = (name, msgspec.msgpack.encode(answer), now_ms + REQUEST_WINDOW_MS)
             turn.changes.requests.append(row_of_request)
         return answer
 
@@ -200,3 +202,8 @@ class Intake:
             self._holders.popitem(last=False)
         while len(self._answers) > self._memory_max:
             self._answers.popitem(last=False)
+
+
+def _name_of(message: m.SubmitTasks) -> str:
+    """Return what a request is remembered by: each tenant names its own. Empty for one that cannot be repeated."""
+    return f"{message.tenant}:{message.request_id}" if message.request_id else ""

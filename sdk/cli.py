@@ -17,6 +17,7 @@ _TOP: Final = {
     "up": ("cli_up:up", "Run the scheduler and its workers in this process."),
     "submit": ("cli_submit:submit", "Submit one task, or one for each line of a file."),
     "tasks": ("cli_tasks:tasks", "List, show, cancel and retry tasks; their logs; why they wait."),
+    "events": ("cli_events:events", "Print what becomes of tasks, in a cluster that tells events."),
     "dlq": ("cli_dlq:dlq", "Dead letters: list, show, retry, purge."),
     "schedules": ("cli_schedules:schedules", "Schedules: list, create, pause, trigger, preview, diff, backfill, history."),
     "backfills": ("cli_backfills:backfills", "Backfills: list, show, pause, resume, cancel."),

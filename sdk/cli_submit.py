@@ -41,6 +41,7 @@ _Lines: Final = click.File("r", encoding="utf-8", errors="surrogateescape")
 @click.option("--on-conflict", type=click.Choice(["return_existing", "reject", "replace"]), help="If the key is held.")
 @click.option("--max-attempts", type=int)
 @click.option("--timeout", metavar="SPAN", help="Of one attempt.")
+@click.option("--one-way", is_flag=True, help="Hand it to a cluster's broker and wait for no answer: no id, no refusal.")
 @click.option("--wait", is_flag=True, help="Wait for the result and print it.")
 @click.option("--wait-timeout", metavar="SPAN", help="Wait no longer than this.")
 @connected
@@ -52,6 +53,7 @@ def submit(
     json_payload: str | None,
     source: TextIO | None,
     dedupe_from: str | None,
+    one_way: bool,
     wait: bool,
     wait_timeout: str | None,
     priority: str | None,
@@ -65,6 +67,8 @@ def submit(
             raise click.UsageError("--from goes with a HANDLER, not with --shell")
         handler = SHELL
     assert handler is not None
+    if one_way and (wait or wait_timeout is not None):
+        raise click.UsageError("--one-way goes without --wait: nobody learns the task's id")
     number = int(priority) if priority is not None and priority.isascii() and priority.isdigit() else priority
     options = Options(priority=number, **chosen)
     if source is not None:
@@ -73,7 +77,7 @@ def submit(
         if dedupe_from and options.dedupe_key is not None:
             raise click.UsageError("give --dedupe-key or --dedupe-from, not both")
         lines = _Specs(handler, source, options, dedupe_from or "")
-        session.run(lambda client: _submit_lines(session, client, lines))
+        session.run(lambda client: _submit_lines(session, client, lines, one_way=one_way))
         return
     if dedupe_from:
         raise click.UsageError("--dedupe-from goes with --from only")
@@ -87,6 +91,10 @@ def submit(
         arguments["command"] = command
 
     async def work(client: Client) -> None:
+        if one_way:
+            await client.submit_one_way_with(handler, arguments, options)
+            session.document({"handed_over": 1}, "handed over")
+            return
         await _warn_unserved(client, options)
         try:
             task = await client.submit_with(handler, arguments, options)
@@ -171,13 +179,15 @@ class _Specs:
         return sorted([*self.bad, *moved], key=lambda refusal: refusal.position)[:_SHOWN]
 
 
-async def _submit_lines(session: Session, client: Client, lines: _Specs) -> None:
-    await _warn_unserved(client, lines.options)
+async def _submit_lines(session: Session, client: Client, lines: _Specs, *, one_way: bool) -> None:
+    if not one_way:
+        await _warn_unserved(client, lines.options)
+    submit = client.submit_many_one_way if one_way else client.submit_many
     with _progress(session) as progress:
-        result = await client.submit_many(lines.made(client), progress=progress)
+        result = await submit(lines.made(client), progress=progress)
     refused_count = result.refused_count + lines.bad_count
     refused = lines.merged(result.refused)
-    record = {
+    record: dict[str, Any] = {
         "submitted": result.submitted + lines.bad_count,
         "accepted": result.accepted,
         "existing": result.existing,
@@ -185,6 +195,9 @@ async def _submit_lines(session: Session, client: Client, lines: _Specs) -> None
         "refusals": [plain(refusal) for refusal in refused],
     }
     text = f"{result.accepted} accepted, {result.existing} were there already, {refused_count} refused"
+    if one_way:
+        record = {"handed_over": result.accepted, "refused": refused_count, "refusals": record["refusals"]}
+        text = f"{result.accepted} handed over, {refused_count} refused"
     for refusal in refused[:_SHOWN_AS_TEXT]:
         text += f"\n  task {refusal.position + 1}: {refusal.text}"
     session.document(record, text)

@@ -33,6 +33,7 @@ _STRAY_S: Final = 1.0  # for coroutines that were abandoned when their grace was
               help="A cluster of N nodes on this machine instead, with its own NATS and PostgreSQL.")  # fmt: skip
 @click.option("--workers", type=click.IntRange(0, 256), default=1, show_default=True, help="Its worker processes.")
 @click.option("--data", metavar="DIR", help="Where the cluster keeps everything. [default: nowhere, it is deleted]")
+@click.option("--events", is_flag=True, help="The cluster tells what becomes of tasks, for `foliot events`.")
 @click.option("--log-json", is_flag=True, help="Log JSON lines.")
 def up(
     app_ref: str | None,
@@ -50,6 +51,7 @@ def up(
     nodes: int | None,
     workers: int,
     data: str | None,
+    events: bool,
     log_json: bool,
 ) -> None:
     """Run the scheduler and its workers in this process, until Ctrl-C or SIGTERM; then drain.
@@ -65,9 +67,11 @@ def up(
     if not all("=" in label for label in labels) or "" in named:
         raise click.BadParameter("a label is KEY=VALUE, such as gpu=true")
 
+    if events and nodes is None:
+        raise click.UsageError("--events goes with --cluster: one process alone tells no events")
     if nodes is not None:
         words = _worker_words(app_ref, shell, shell_users, concurrency, threads, processes, commands, queues, labels)
-        guarded(lambda: _serve_cluster(nodes, workers, data, words, log_json=log_json))
+        guarded(lambda: _serve_cluster(nodes, workers, data, words, events=events, log_json=log_json))
         return
 
     def serve() -> None:
@@ -115,14 +119,17 @@ def _worker_words(
     return words
 
 
-def _serve_cluster(nodes: int, workers: int, data: str | None, words: list[str], *, log_json: bool) -> None:
+def _serve_cluster(
+    nodes: int, workers: int, data: str | None, words: list[str], *, events: bool, log_json: bool
+) -> None:  # fmt: skip
     from .cluster.local import LocalCluster, LocalOptions
     from .cluster.up import run_cluster
     from .logs import configure_logging
 
     configure_logging(json=log_json)
     logs = ["--log-json"] if log_json else []
-    options = LocalOptions(nodes, workers, data, worker_arguments=[*words, *logs], node_arguments=logs)
+    told = ["--events"] if events else []
+    options = LocalOptions(nodes, workers, data, worker_arguments=[*words, *logs], node_arguments=[*logs, *told])
 
     def ready(cluster: LocalCluster) -> None:
         click.echo(f"ready: {nodes} nodes, {workers} workers. In other terminals:")

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
+from datetime import datetime
 from typing import Any, Final, Generic, TypeVar, overload
 
 import msgspec
@@ -36,6 +37,9 @@ from ..runtime.rng import Rng
 from ..transports import api
 from .calendars import Calendars
 from .channel import Channel, open_channel
+from .client_cluster import broker_of
+from .client_events import EventReader, TaskEvent
+from .client_one_way import SLOTS, OneWay
 from .client_spec import Options, Spec, SpecMaker
 from .client_submit import BulkResult, Submitter
 from .client_views import TaskInfo, WhyInfo, decoded, error_of_end, info_of, state_label, why_of
@@ -156,7 +160,10 @@ class Client:
             address, clock=self._clock, connect_timeout_ms=connect_timeout_ms, tenant=tenant
         )
         self._specs = SpecMaker(self._clock)
-        self._submitter = Submitter(self._channel, tenant, clock=self._clock, rng=rng or Rng.of_the_system())
+        self._rng = rng or Rng.of_the_system()
+        self._submitter = Submitter(self._channel, tenant, clock=self._clock, rng=self._rng)
+        self._one_way: OneWay | None = None
+        self._slots = SLOTS
         self._has_met = False
         self._watcher = Watcher(self._channel, tenant, clock=self._clock)
         self.schedules: Schedules[Task[Any]] = Schedules(
@@ -175,6 +182,8 @@ class Client:
     async def close(self) -> None:
         """Finish submissions under way, then let go of the connection."""
         await self._submitter.close()
+        if self._one_way is not None:
+            await self._one_way.close()
         await self._watcher.close()
         await self._channel.close()
 
@@ -203,6 +212,7 @@ class Client:
         welcome = await self._ask(api.Hello(), api.Welcome)
         self._specs.learn(welcome.handlers)
         self._has_met = True
+        self._slots = welcome.shards
         return welcome
 
     # -- submitting ------------------------------------------------------------------------------------------------
@@ -285,6 +295,84 @@ class Client:
             specs, progress=progress, keep_ids=ids, batch=batch, in_flight=in_flight,
             patience_ms=parse_span(patience, what="patience"),
         )  # fmt: skip
+
+    # -- submitting one-way ------------------------------------------------------------------------------------------
+
+    async def submit_one_way(self, handler: Handler[..., Any] | str, /, *args: Any, **kwargs: Any) -> None:
+        """Hand one task to the broker of a cluster, and wait for nothing else: for those by the thousand whose sender has no
+        use for an id or an answer.
+
+        When this returns the task is accepted by the broker, not yet by the scheduler: a node takes it in as soon as there
+        is one, once, also if it was handed over twice because a confirmation was lost. One that the scheduler then refuses,
+        since a quota is used up, say, is dropped and counted, and nobody is told. `args`, `kwargs`: as for `submit`.
+        Raises: ClusterOnlyError if the scheduler is one process; PayloadError, InvalidOptionError, UnavailableError.
+        """
+        one_way = self._one_way_sender("submit_one_way")
+        if not self._has_met and isinstance(handler, str):
+            await self.hello()
+        await one_way.one(self._specs.make(handler, args, kwargs))
+
+    async def submit_one_way_with(
+        self, handler: Handler[..., Any] | str, arguments: dict[str, Any], options: Options | None = None
+    ) -> None:
+        """The same for a task whose arguments and options are told apart."""
+        one_way = self._one_way_sender("submit_one_way_with")
+        if not self._has_met and isinstance(handler, str):
+            await self.hello()
+        await one_way.one(self._specs.make_with(handler, (), arguments, options or Options()))
+
+    async def submit_many_one_way(
+        self,
+        specs: Iterable[Spec] | AsyncIterable[Spec],
+        *,
+        progress: Callable[[int], object] | None = None,
+        batch: int = 256,
+        in_flight: int = 8,
+        patience: Span = 60,
+    ) -> BulkResult:
+        """Hand any number of tasks to the broker, in bounded memory; see `submit_one_way`, and `submit_many` for the rest.
+
+        Returns: `accepted` counts those that the broker has. Raises: ClusterOnlyError, BulkStoppedError."""
+        done = await self._one_way_sender("submit_many_one_way").many(
+            specs, progress=progress, batch=batch, in_flight=in_flight, patience_ms=parse_span(patience, what="patience")
+        )
+        return BulkResult(done.decided, done.handed_over, 0, done.refused_count, done.refused)
+
+    def _one_way_sender(self, what: str) -> OneWay:
+        """Raises: ClusterOnlyError."""
+        if self._one_way is None:
+            self._one_way = OneWay(
+                broker_of(self._channel, what), self.tenant, clock=self._clock, rng=self._rng.stream("one way"),
+                timeout_ms=self._timeout_ms,
+            )  # fmt: skip
+        self._one_way.slots = self._slots
+        return self._one_way
+
+    # -- events ------------------------------------------------------------------------------------------------------
+
+    def events(
+        self,
+        since: Span | datetime | None = None,
+        *,
+        cursor: str = "",
+        follow: bool = True,
+        on_missed: Callable[[int], object] | None = None,
+    ) -> AsyncIterator[TaskEvent]:
+        """Go through what becomes of the tenant's tasks, in a cluster whose nodes tell events (`foliot node --events`).
+
+            async for event in client.events(since="1h"):
+                print(event.task_id, event.before, event.after)
+
+        `since`: how long ago, or a moment; None: from now on. `cursor`: of an event seen earlier, to go on from there
+        instead. `follow`: wait for more at the end of what is kept, for ever. `on_missed`: called with how many of the
+        feed's messages are missing at this place, -1 if the feed itself was lost; a warning is logged otherwise. Events are
+        kept for a day.
+        Raises: ClusterOnlyError, NoEventsError, InvalidRequestError for a cursor that is none; UnavailableError.
+        """
+        reader = EventReader(
+            broker_of(self._channel, "events"), self.tenant, clock=self._clock, timeout_ms=self._timeout_ms
+        )  # fmt: skip
+        return reader.read(since, cursor=cursor, follow=follow, on_missed=on_missed)
 
     # -- looking ---------------------------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import AsyncIterable, Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from datetime import datetime
 from typing import Any, Generic, TypeVar, overload
 
 from anyio.from_thread import BlockingPortal, start_blocking_portal
@@ -13,6 +14,7 @@ from ..actors.messages import QueueConfig, TenantConfig, WorkerRead
 from ..runtime.errors import UsageError
 from ..transports import api
 from .client import Client, Page, Task
+from .client_events import TaskEvent
 from .client_spec import Options, Spec
 from .client_submit import BulkResult
 from .client_views import TaskInfo, WhyInfo
@@ -187,6 +189,46 @@ class SyncClient:
             self._client.submit_many, specs, progress=progress, ids=ids, batch=batch, in_flight=in_flight,
             patience=patience,
         )  # fmt: skip
+
+    def submit_one_way(self, handler: Handler[..., Any] | str, /, *args: Any, **kwargs: Any) -> None:
+        """Hand one task to the broker of a cluster, and wait for nothing else. See `Client.submit_one_way`."""
+        self._call(self._client.submit_one_way, handler, *args, **kwargs)
+
+    def submit_one_way_with(
+        self, handler: Handler[..., Any] | str, arguments: dict[str, Any], options: Options | None = None
+    ) -> None:
+        self._call(self._client.submit_one_way_with, handler, arguments, options)
+
+    def submit_many_one_way(
+        self,
+        specs: Iterable[Spec] | AsyncIterable[Spec],
+        *,
+        progress: Callable[[int], object] | None = None,
+        batch: int = 256,
+        in_flight: int = 8,
+        patience: Span = 60,
+    ) -> BulkResult:
+        """Hand any number of tasks to the broker. See `Client.submit_many_one_way`."""
+        return self._call(
+            self._client.submit_many_one_way, specs, progress=progress, batch=batch, in_flight=in_flight, patience=patience
+        )
+
+    def events(
+        self,
+        since: Span | datetime | None = None,
+        *,
+        cursor: str = "",
+        follow: bool = True,
+        on_missed: Callable[[int], object] | None = None,
+    ) -> Iterator[TaskEvent]:
+        """Go through what becomes of tasks. See `Client.events`; `on_missed` is called in the client's thread."""
+        events = self._client.events(since, cursor=cursor, follow=follow, on_missed=on_missed)
+
+        async def following() -> TaskEvent | None:
+            return await anext(events, None)
+
+        while (event := self._call(following)) is not None:
+            yield event
 
     # -- looking ---------------------------------------------------------------------------------------------------
 

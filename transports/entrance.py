@@ -57,7 +57,7 @@ class Entrance:
         self._is_shared = is_shared
         self._turn = rng.below(shards)
         self._since_ms = since_ms
-        self._counted: dict[str, None] = {}  # request ids, oldest first
+        self._counted: dict[tuple[str, str], None] = {}  # tenants and their request ids, oldest first
 
     async def submit(self, request: SubmitTasks, *, timeout_ms: int) -> TasksSubmitted | Refusal:
         """Check, ask the tenant, send on. Raises: UsageError, DeadlineError with nothing done."""
@@ -147,14 +147,14 @@ class Entrance:
             return error  # the outcome is unknown: it stays unsettled
         except FoliotError as error:
             answer = Refusal.of(error)
-        if self._is_shared and isinstance(answer, TasksSubmitted) and self._is_anothers(part.request_id, answer):
+        if self._is_shared and isinstance(answer, TasksSubmitted) and self._is_anothers(part, answer):
             return answer  # it stays unsettled here
         for entry, count in zip(entries, counts, strict=True):
             entry.unsettled -= count
         if isinstance(answer, Refusal):
             return answer
         assert isinstance(answer, TasksSubmitted), f"{type(answer).__name__} answered SubmitTasks"
-        if self._is_first(part.request_id, answer):
+        if self._is_first(part, answer):
             for position in (*answer.existing, *(refusal.position for refusal in answer.refused)):
                 counts[part.tasks[position].template] -= 1
             for entry, count in zip(entries, counts, strict=True):
@@ -184,18 +184,19 @@ class Entrance:
             entry = self.counts[tenant, queue] = EdgeCount()
         return entry
 
-    def _is_anothers(self, request_id: str, answer: TasksSubmitted) -> bool:
+    def _is_anothers(self, part: SubmitTasks, answer: TasksSubmitted) -> bool:
         """Tell whether it cannot be told which gateway let the tasks in first."""
-        return answer.repeated and request_id not in self._counted
+        return answer.repeated and (part.tenant, part.request_id) not in self._counted
 
-    def _is_first(self, request_id: str, answer: TasksSubmitted) -> bool:
+    def _is_first(self, part: SubmitTasks, answer: TasksSubmitted) -> bool:
         """Tell whether the answer's tasks are still to be counted: not if a repetition was answered as the first time,
         by this gateway or by one that lived before it."""
-        if not request_id:
+        if not part.request_id:
             return True
-        if request_id in self._counted:
+        request = (part.tenant, part.request_id)
+        if request in self._counted:
             return False
-        self._counted[request_id] = None
+        self._counted[request] = None
         if len(self._counted) > _REMEMBERED:
             del self._counted[next(iter(self._counted))]
         existing = set(answer.existing)

@@ -71,9 +71,13 @@ def _ready(text: str) -> None:
 @click.option("--slots", type=click.IntRange(1, 4_096), default=64, show_default=True, help="Of a new database.")
 @click.option("--heartbeat", default="10s", show_default=True, metavar="SPAN", help="The workers', the longest of them.")
 @click.option("--retention", default="7d", show_default=True, metavar="SPAN", help="How long ended tasks are kept.")
+@click.option("--events", is_flag=True, help="Tell what becomes of tasks, for `foliot events`.")
+@click.option("--replicas", type=click.IntRange(1, 5),
+              help="NATS servers that keep each stream. [default: 3 if they are a cluster, else 1]")  # fmt: skip
 @click.option("--log-json", is_flag=True, help="Log JSON lines.")
 def node(
-    broker: BrokerOptions, postgres: str, name: str | None, slots: int, heartbeat: str, retention: str, log_json: bool
+    broker: BrokerOptions, postgres: str, name: str | None, slots: int, heartbeat: str, retention: str, events: bool,
+    replicas: int | None, log_json: bool,
 ) -> None:  # fmt: skip
     """Run a node of a cluster until Ctrl-C or SIGTERM; then hand over its shards.
 
@@ -96,6 +100,8 @@ def node(
             slots,
             retention_ms=parse_span(retention, what="--retention"),
             heartbeat_interval_ms=parse_span(heartbeat, what="--heartbeat"),
+            events=events,
+            replicas=replicas or 0,
         )
         member = ClusterNode(options)
 

@@ -5,20 +5,6 @@ from __future__ import annotations
 from ...runtime.errors import FoliotError, UnavailableError, UsageError
 
 
-class NoJetStreamError(UsageError):
-    """The NATS server is there, without JetStream."""
-
-    code = "no_jetstream"
-
-    def __init__(self, server: str, reason: str) -> None:
-        super().__init__(
-            f"the NATS server at {server} has no JetStream for this user ({reason}); start it with `nats-server -js`, or"
-            " enable JetStream for the account"
-        )
-        self.server = server
-        self.reason = reason
-
-
 class ClockSkewError(FoliotError):
     """The node's clock is too far from the database's or its peers' to decide when a task is due."""
 

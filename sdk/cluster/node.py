@@ -12,7 +12,7 @@ import os
 import socket as sockets
 from collections.abc import Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import anyio
@@ -32,8 +32,14 @@ from ...stores.postgres.store import PostgresStore, open_postgres
 from ...transports.gateway import Gateway
 from ...transports.nats.bus import NatsBus
 from ...transports.nats.config import NatsConfig
+from ...transports.nats.events import EventFeed, FeedConfig
+from ...transports.nats.feed import FeedDesk
+from ...transports.nats.inboxes import InboxConfig, Inboxes
 from ...transports.nats.link import LinkState, NatsLink
 from ...transports.nats.listener import NatsListener
+from ...transports.nats.mail import MailConfig
+from ...transports.nats.mail_public import PublicMail
+from ...transports.nats.streams import NatsStreams
 from ...transports.peers import NodeFacts, Peers
 from ..housekeeping import figures_of, tidy
 from ..logs import configure_logging_once
@@ -42,9 +48,9 @@ from .database_clock import database_now_ms
 from .errors import ClockSkewError
 from .greeting import answer_greetings
 from .handlers import HandlerBook
-from .jetstream import check_jetstream
 from .names import own_name, product_version, shielded
 from .presence import Presence, PresenceConfig
+from .renewal import Renewal
 from .skew import SkewConfig, SkewWatch
 
 log = structlog.get_logger("foliot")
@@ -56,7 +62,8 @@ _BEGIN_AGAIN_S: Final = 0.2
 @dataclass(frozen=True)
 class NodeOptions:
     """How a node runs. `nats`: the servers' URL, or all of a link's settings. `slots`: of a database that is made now; an
-    older one keeps its own. `name`: unique in the cluster. Raises: InvalidNameError."""
+    older one keeps its own. `name`: unique in the cluster. `events`: tell what becomes of tasks, in the event feed.
+    `replicas`: servers that keep each stream; 0: three where they are a cluster, else one. Raises: InvalidNameError."""
 
     nats: NatsConfig | str = "nats://127.0.0.1:4222"
     postgres: str = "postgresql://127.0.0.1/foliot"
@@ -64,6 +71,8 @@ class NodeOptions:
     slots: int = SLOTS
     prefix: str = "foliot"
     retention_ms: int = 7 * 86_400_000
+    events: bool = False
+    replicas: int = 0
     heartbeat_interval_ms: int = 10_000  # of the workers; twice that old, a lease that its worker never got is given up
     membership: MembershipConfig = field(default_factory=MembershipConfig)
     skew: SkewConfig = field(default_factory=SkewConfig)
@@ -93,8 +102,9 @@ class ClusterNode:
     async def run(self, *, ready: Callable[[], None] = lambda: None) -> None:
         """Take part until `drain`, or until cancelled. `ready`: called once the node hosts its slots and answers.
 
-        Raises: of the broker NatsUnreachableError, NatsCredentialsError, NatsTlsError, NatsTooOldError, NoJetStreamError; of
-        the database StoreError, StoreUnusableError; ClockSkewError; NodeReplacedError; what a supervisor gave up on.
+        Raises: of the broker NatsUnreachableError, NatsCredentialsError, NatsTlsError, NatsTooOldError,
+        JetStreamMissingError; of the database StoreError, StoreUnusableError; ClockSkewError; NodeReplacedError; what a
+        supervisor gave up on.
         """
         options = self.options
         configure_logging_once()
@@ -102,7 +112,7 @@ class ClusterNode:
         async with AsyncExitStack() as stack:
             self.link = await NatsLink.open(config, clock=self._clock, rng=self._rng.stream("nats"))
             stack.push_async_callback(shielded, self.link.close)
-            await check_jetstream(self.link, config.shown)
+            self.streams = await self._open_streams(stack, config)
             self.skew = SkewWatch(
                 options.name, clock=self._clock, store_now=lambda: database_now_ms(options.postgres), peers=self._peer_skews,
                 drain=self._leave_skewed, config=options.skew,
@@ -140,6 +150,16 @@ class ClusterNode:
 
     # -- parts ---------------------------------------------------------------------------------------------------------
 
+    async def _open_streams(self, stack: AsyncExitStack, config: NatsConfig) -> NatsStreams:
+        """Return the broker's streams, over a connection of their own: what waits there must not hold up who waits for an
+        answer. Raises: as `NatsLink.open`; JetStreamMissingError."""
+        own = replace(config, name=f"{config.name}-streams")
+        link = await NatsLink.open(own, clock=self._clock, rng=self._rng.stream("nats streams"))
+        stack.push_async_callback(shielded, link.close)
+        streams = NatsStreams(link, clock=self._clock)
+        await streams.check()
+        return streams
+
     def _make(self) -> None:
         options, clock, slots = self.options, self._clock, self.store.shards
         self.bus = NatsBus(self.link, slots=slots, name=options.name, clock=clock, prefix=options.prefix)
@@ -159,9 +179,19 @@ class ClusterNode:
             figures=self.figures, report=self.gateway.edge_report, drain=self.drain, handlers=lambda: self.handlers.told(),
         )  # fmt: skip
         self.gateway.peers = self.peers
+        self.renewal = Renewal(self.node.renew)
         self.presence = Presence(self.node, self.bus, clock, options.presence)
         self.handlers = HandlerBook(self.bus)
         self.gateway.told = self.handlers.known
+        replicas = options.replicas or self.streams.replicas
+        mail = MailConfig(slots, prefix=options.prefix, replicas=replicas)
+        self.inboxes = Inboxes(
+            self.streams, bus=self.bus, hosted=lambda: self.node.hosted, set_aside=self.store.set_aside, clock=clock,
+            config=InboxConfig(mail), counts=self.gateway.edge_counts, decode=PublicMail(self.handlers.known).decode,
+        )  # fmt: skip
+        feed = FeedConfig(prefix=options.prefix, replicas=replicas)
+        self.feed = EventFeed(self.streams, clock=clock, config=feed)
+        self.feed_desk = FeedDesk(self.streams, clock=clock, rng=self._rng.stream("feed"), config=feed)
 
     async def _serve(self, ready: Callable[[], None]) -> None:
         options = self.options
@@ -172,17 +202,20 @@ class ClusterNode:
             self.peers.begin()
             await self.handlers.begin(self.peers)
             self.link.watch(self._link_changed)
-            group.start_soon(self._begin_gateway, name="gateway")
+            group.start_soon(self._let_in, name="gateway")
             group.start_soon(self._tidy, name="janitor")
             group.start_soon(self.skew.run, name="skew")
             group.start_soon(self.presence.run, name="presence")
+            group.start_soon(self.renewal.run, name="renewal")
+            if options.events:
+                group.start_soon(self.feed.run, name="feed")
             greetings = answer_greetings(
                 self.link, options.prefix, product=product_version(), slots=self.store.shards, node=options.name,
                 clock=self._clock,
             )  # fmt: skip
             listener = NatsListener(
                 self.link, self.gateway, self.bus, slots=self.store.shards, clock=self._clock,
-                rng=self._rng.stream("listener"), prefix=options.prefix,
+                rng=self._rng.stream("listener"), prefix=options.prefix, feed=self.feed_desk,
             )  # fmt: skip
             listener.start()
             try:
@@ -202,20 +235,26 @@ class ClusterNode:
         self.bus.close()
 
     async def _run_node(self, started: Callable[[], None]) -> None:
-        config = ShardConfig(shards=self.store.shards, heartbeat_interval_ms=self.options.heartbeat_interval_ms)
-        durable = shards_on(self.store, config, node=self.options.name)
+        options = self.options
+        config = ShardConfig(
+            shards=self.store.shards, heartbeat_interval_ms=options.heartbeat_interval_ms, tells_events=options.events
+        )
+        told = self.feed.tell if options.events else None
+        durable = shards_on(self.store, config, node=options.name, told=told)
         await self.node.run(durable, started=started)
         self._leave.set()
 
-    async def _begin_gateway(self) -> None:
-        """Take the base of the edge's count; the first submission does it otherwise."""
+    async def _let_in(self) -> None:
+        """Take the base of the edge's count; the first submission does it otherwise. What comes by the inboxes is counted
+        like it, so they wait for the base."""
         while True:
             try:
                 await self.gateway.begin()
             except FoliotError:  # the shards are just being claimed
                 await anyio.sleep(_BEGIN_AGAIN_S)
             else:
-                return
+                break
+        await self.inboxes.run()
 
     async def _tidy(self) -> None:
         """Retention is for one node at a time: the one that hosts the first slot."""
@@ -229,6 +268,7 @@ class ClusterNode:
         if membership is not None:
             membership.hears(state.is_up)
         self.presence.link_changed(state)
+        self.renewal.link_changed(state)
 
     def _peer_skews(self) -> list[int]:
         membership = self.node.membership
@@ -242,4 +282,7 @@ class ClusterNode:
             found |= {f"cluster.{name}": value for name, value in self.node.membership.figures().items()}
         found["cluster.slots"] = len(self.node.hosted)
         found["cluster.store_skew_ms"] = self.skew.skew_ms
+        found["inbox.accepted"] = self.inboxes.tally.accepted
+        found |= {f"inbox.dropped.{why}": count for why, count in sorted(self.inboxes.tally.dropped.items())}
+        found["events.lost"] = self.feed.lost
         return found

@@ -330,6 +330,16 @@ def test_a_repeated_request_adds_nothing_and_gets_the_same_answer(shard: ShardHa
     assert shard.states() == {"queued": 3}
 
 
+def test_each_tenant_names_its_requests_and_is_never_answered_with_anothers(shard: ShardHarness) -> None:
+    ids = shard.submit(2, request_id="r1")
+    others = shard.submit(1, tenant="globex", request_id="r1")
+    assert not {*ids} & {*others}
+    shard.reopen()
+    assert shard.submit(1, tenant="globex", request_id="r1") == others
+    assert shard.submit(2, request_id="r1") == ids
+    assert shard.states() == {"queued": 3}
+
+
 def test_nothing_is_lost_or_doubled_by_a_restart(shard: ShardHarness) -> None:
     ids = shard.submit(20)
     bodies = shard.lease(*ids[:5])

@@ -84,7 +84,7 @@ def test_a_node_says_in_one_line_what_is_wrong_with_the_broker(postgres_server: 
         assert (code, "refused the login" in line) == (2, True), line
 
         code, line = said("node", "--nats", nats.url, "--postgres", postgres_dsn)
-        assert (code, "has no JetStream" in line) == (2, True), line
+        assert (code, "offer no JetStream" in line) == (2, True), line
 
     code, line = said("node", "--nats", "nats://127.0.0.1:1", "--postgres", postgres_dsn)
     assert (code, "no NATS server answers at 127.0.0.1:1" in line) == (3, True), line

@@ -17,8 +17,10 @@ import nats
 from foliot.runtime.clock import SystemClock
 from foliot.runtime.rng import Rng
 from foliot.transports.nats.config import NatsConfig
+from foliot.transports.nats.feed import FeedDesk
 from foliot.transports.nats.link import NatsLink
 from foliot.transports.nats.listener import ListenerLimits, NatsListener
+from foliot.transports.nats.streams import NatsStreams
 
 from ..transports.edge import EdgeNode
 
@@ -46,6 +48,7 @@ class PublicGate:
         listener = NatsListener(
             link, self.node.gateway, self.node.bus, slots=self.node.shards, clock=SystemClock(), rng=rng,
             limits=limits or self._limits,
+            feed=FeedDesk(NatsStreams(link, clock=SystemClock()), clock=SystemClock(), rng=rng),
         )  # fmt: skip
         listener.start()
         await link.flush()

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import nats
 import pytest
+from foliot.actors.rows import ShardChanges
+from foliot.runtime.clock import SystemClock
 from foliot.runtime.errors import FoliotError
+from foliot.runtime.ids import to_text
+from foliot.runtime.rng import Rng
 from foliot.sdk.client import Client
 from foliot.sdk.cluster.nats_config_accounts import TenantLimits, accounts_of, users_of
 from foliot.sdk.cluster.nats_config_text import render
 from foliot.sdk.servers import LocalNats
 from foliot.transports.nats.errors import NotPermittedError
+from foliot.transports.nats.events import EventFeed, FeedConfig
+from foliot.transports.nats.mail import MailConfig
+from foliot.transports.nats.port import ConsumerConfig, Entry
+from foliot.transports.nats.streams import NatsStreams
 
 from .gate import Plain, PlainWorker, PublicGate, echo
 
@@ -81,6 +90,44 @@ async def test_foliots_own_client_works_from_a_tenants_account_and_sees_that_ten
             await stranger.queues()
         assert [each.id for each in (await operator.page(all_tenants=True)).tasks] == [task.id]
         assert [(each.tenant, each.waiting) for each in (await operator.stats()).tallies] == [("acme", 1)]
+
+
+async def test_a_tenant_hands_over_one_way_and_reads_its_own_events_though_it_has_no_streams(
+    server: LocalNats, gate: PublicGate
+) -> None:
+    clock, rng = SystemClock(), Rng.of_the_system()
+    streams = NatsStreams(gate.links[0][1], clock=clock)
+    for stream in (MailConfig(2).stream, FeedConfig().stream):
+        await streams.ensure(stream)
+    feed = EventFeed(streams, clock=clock)
+    running = asyncio.create_task(feed.run())
+    changes = ShardChanges(0, 1)
+    changes.events = [(number, tenant, 0, 2, 0) for number, tenant in ((1, "acme"), (2, "globex"), (3, "acme"))]
+    feed.tell(changes)
+    held: list[Entry] = []
+    for shard in range(2):
+        mail = ConsumerConfig(f"c{shard}", f"foliot.in.{shard}.*")
+        await streams.consume("FOLIOT_IN", mail, held.append, lambda reason: None)
+
+    async with (
+        Client(as_user(server, "acme-client"), tenant="acme", rng=rng) as client,
+        Member(server, "globex", "client", "json") as plain,
+    ):
+        await client.submit_one_way("echo")
+        events = client.events(since="1h")
+        assert [(await anext(events)).task_id for _ in range(2)] == [to_text(1), to_text(3)]
+        page = await plain.ask("feed", since_ms=0, wait_ms=5_000)
+        assert [message["events"] for message in page["messages"]] == [[[to_text(2), "", "queued", 0]]]
+        assert await plain.ask("feed", cursor=page["cursor"]) == {**page, "messages": [], "start": page["cursor"]}
+        with pytest.raises(nats.errors.Error):
+            await plain.connection.jetstream().stream_info("FOLIOT_EVENTS")
+
+    async with asyncio.timeout(10):
+        while not held:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    assert [entry.subject.rpartition(".")[2] for entry in held] == ["acme"]
+    running.cancel()
+    await asyncio.wait([running])
 
 
 async def test_a_client_that_names_another_tenant_gets_nowhere(server: LocalNats, gate: PublicGate) -> None:

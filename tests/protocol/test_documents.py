@@ -41,7 +41,7 @@ def test_the_published_vectors_are_what_the_code_writes() -> None:
 
 def test_every_message_has_a_vector_and_a_schema() -> None:
     pairs = (*p.CALLS.values(), *p.WORKER_CALLS.values())
-    names = {each.__name__ for pair in pairs for each in pair} | {"Push", "Failed"}
+    names = {each.__name__ for pair in pairs for each in pair} | {"Push", "Events", "Failed"}
 
     assert {vector["type"] for vector in vectors()} == names
     assert names <= set(schema()["$defs"])
@@ -159,9 +159,12 @@ def misfits(value: Any, rule: Any, definitions: dict[str, Any], at: str) -> Any:
         yield f"{at}: maximum"
     if "pattern" in rule and not re.search(rule["pattern"], value):
         yield f"{at}: pattern"
-    if isinstance(value, list) and "items" in rule:
-        for number, item in enumerate(value):
-            yield from misfits(item, rule["items"], definitions, f"{at}[{number}]")
+    if isinstance(value, list) and ("items" in rule or "prefixItems" in rule):
+        rules = rule.get("prefixItems") or [rule["items"]] * len(value)
+        if len(rules) != len(value):
+            yield f"{at}: length"
+        for number, (item, inner) in enumerate(zip(value, rules, strict=False)):
+            yield from misfits(item, inner, definitions, f"{at}[{number}]")
     if isinstance(value, dict):
         for name in rule.get("required", []):
             if name not in value:

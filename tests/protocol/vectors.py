@@ -51,6 +51,9 @@ def messages(form: Format) -> list[tuple[str, p.Part]]:
         retry=p.Retries(base_ms=500, cap_ms=60_000),
     )  # fmt: skip
     held = p.Held(id=TASK, attempt=2)
+    told = p.Events(
+        shard=7, epoch=3, number=12, at_ms=AT_MS, events=[(TASK, "", "queued", 0), (TASK, "queued", "running", 1)]
+    )
     return [
         ("Ping", p.Ping()),
         ("Pong", p.Pong(version=1, product="0.1.0", shards=64, now_ms=AT_MS, max_payload=1_048_576)),
@@ -68,6 +71,10 @@ def messages(form: Format) -> list[tuple[str, p.Part]]:
         ("Queues", p.Queues()),
         ("QueuesTold", p.QueuesTold(
             queues=[p.QueueInfo(queue="mail", accepted=10, waiting=2, running=1, paused_in=["acme"])])),
+        ("Feed", p.Feed(cursor="41@2026-01-01T00:00:00.5Z", wait_ms=10_000)),
+        ("FeedPage", p.FeedPage(
+            messages=[told], start="41@2026-01-01T00:00:00.5Z", cursor="43@2026-01-01T00:00:00.5Z", at_end=True)),
+        ("Events", told),
         ("Failed", p.Failed(error=refusal)),
         ("Register", p.Register(
             queues=[p.WorkerQueue(queue="mail", pool="acme")], slots=8, name="mailer", host="h1", pid=4_711,

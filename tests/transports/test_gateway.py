@@ -150,6 +150,16 @@ async def test_a_repeated_request_adds_nothing_and_is_counted_once(node: EdgeNod
     assert (await node.ask(api.Verify())).balanced
 
 
+async def test_a_request_of_the_same_id_is_counted_for_each_tenant(node: EdgeNode) -> None:
+    for tenant in ("acme", "globex", "acme"):
+        await node.submit(spec(), tenant=tenant, request_id="r1")
+
+    assert {key: count.accepted for key, count in node.gateway.edge_counts.items()} == {
+        ("acme", "default"): 1, ("globex", "default"): 1,
+    }  # fmt: skip
+    assert (await node.ask(api.Verify())).balanced
+
+
 async def test_unkeyed_batches_take_turns_between_shards(node: EdgeNode) -> None:
     shards = [shard_of((await node.submit(spec())).ids[0]) for _ in range(4)]
 

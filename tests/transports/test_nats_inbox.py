@@ -237,6 +237,9 @@ async def test_entries_whose_acknowledgement_was_lost_come_again_and_are_passed(
     for number in range(30):
         await place.sender.send(batch(f"h{number:03}"))
     found = await place.until_accepted(30)
+    with anyio.fail_after(10):
+        while len(lost) < 30:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
     monkeypatch.undo()
 
     place.nats.kill()

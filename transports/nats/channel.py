@@ -89,6 +89,15 @@ class NatsChannel:
         async with self._room:
             return await self._whole(message, lambda: timeout_ms - (self._clock.mono_ns() - started_ns) // 1_000_000)
 
+    async def open_link(self, timeout_ms: int) -> NatsLink:
+        """Return the connection, for what is no request of a gateway. Raises: as `request`."""
+        return self._link or await self._connect(timeout_ms)
+
+    @property
+    def prefix(self) -> str:
+        """The first word of the cluster's subjects."""
+        return self._prefix
+
     async def close(self) -> None:
         """Close the connection; requests under way fail."""
         self._is_closed = True

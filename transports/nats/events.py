@@ -122,11 +122,11 @@ class EventFeed:
         self._wake.set()
 
     async def run(self) -> None:
-        """Store what is told, in order, until cancelled."""
+        """Store what is told, in order, until cancelled. The stream is there even before the first event."""
         config = self._config
         pause_ms, is_ensured = config.pause_ms, False
         while True:
-            if not self._queue:
+            if is_ensured and not self._queue:
                 self._wake.clear()
                 await self._wake.wait()
             try:
@@ -220,7 +220,7 @@ async def read_events(
                 except (msgspec.DecodeError, UnicodeDecodeError):
                     log.warning("event_malformed", tenant=tenant, position=entry.position)
                     continue
-                missed = _missed(message, numbers, shards)
+                missed = missed_before((message.shard, message.epoch), message.number, numbers, shards)
                 if missed is None:
                     continue
                 if missed:
@@ -232,18 +232,20 @@ async def read_events(
         await asyncio.sleep(pause_ms / 1000)
 
 
-def _missed(message: EventsMessage, numbers: dict[tuple[int, int], int], shards: dict[int, None]) -> int | None:
-    """Return how many messages are missing before this one, None if it was seen. Where a shard is heard for the first time
-    nothing can be said of what was before."""
-    key = (message.shard, message.epoch)
+def missed_before(
+    key: tuple[int, int], number: int, numbers: dict[tuple[int, int], int], shards: dict[int, None]
+) -> int | None:  # fmt: skip
+    """Return how many messages are missing before this one, None if it was seen; `key`: its shard and epoch. Where a shard
+    is heard for the first time nothing can be said of what was before, nor of the end of an epoch."""
+    shard = key[0]
     last = numbers.pop(key, None)
     if last is None:
-        last = 0 if message.shard in shards else message.number - 1
-    shards[message.shard] = None
-    numbers[key] = max(last, message.number)
+        last = 0 if shard in shards else number - 1
+    shards[shard] = None
+    numbers[key] = max(last, number)
     if len(numbers) > _KEYS_MAX:
         del numbers[next(iter(numbers))]
-    return None if message.number <= last else message.number - last - 1
+    return None if number <= last else number - last - 1
 
 
 class _Reading:

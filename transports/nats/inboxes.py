@@ -279,7 +279,7 @@ class Reader:
     async def _admits(self, tenant: str, group: list[Incoming]) -> bool:
         """Ask one tenant for a group of entries; returns whether it lets them all in."""
         count = sum(each.tasks for each in group)
-        answer = await self._ask(tenant_address(tenant), AdmitTasks(count))
+        answer, _ = await self._ask(tenant_address(tenant), AdmitTasks(count))
         if not isinstance(answer, Refusal):
             return True
         if len(group) == 1:
@@ -307,7 +307,8 @@ class Reader:
             if not part.request_id:
                 part = msgspec.structs.replace(part, request_id=f"in/{life}/{position}/{shard}")
             self._all.tally.send(part)
-            self._all.tally.settle(part, await self._ask(shard_address(shard), part))
+            answer, is_certain = await self._ask(shard_address(shard), part)
+            self._all.tally.settle(part, answer, is_certain=is_certain)
 
     async def _give(self, epoch: int, life: str, batch: list[Incoming]) -> None:
         """Give entries to the shard, until it has answered. Raises: _SupersededError, _BrokenError."""
@@ -316,10 +317,10 @@ class Reader:
         for each in batch:
             if each.own is not None:
                 tally.send(each.own)
-        answer = await self._ask(self._address, TakeInbox(epoch, life, entries))
+        answer, is_certain = await self._ask(self._address, TakeInbox(epoch, life, entries))
         if not isinstance(answer, InboxTaken):
             for each in batch:
-                if each.own is not None:
+                if each.own is not None and is_certain:
                     tally.withdraw(each.own)
             if answer.code == StaleEpochError.code:
                 raise _SupersededError(answer.text)
@@ -329,11 +330,11 @@ class Reader:
             if each.own is not None and index in answer.answers:
                 tally.settle(each.own, answer.answers[index])
 
-    async def _ask(self, to: str, message: Any) -> Any:
-        """Return an actor's answer, or its refusal where a retry cannot help; wait while it cannot be reached or its store
-        cannot write."""
+    async def _ask(self, to: str, message: Any) -> tuple[Any, bool]:
+        """Return an actor's answer, or its refusal where a retry cannot help, and whether that says all: a refusal of a
+        repetition says nothing of the first. Waits while the actor cannot be reached or its store cannot write."""
         config = self._config
-        pause_ms, full = config.pause_ms, 0
+        pause_ms, full, is_first = config.pause_ms, 0, True
         while True:
             answer: Any
             try:
@@ -341,10 +342,11 @@ class Reader:
             except (DeadlineError, UnavailableError) as error:
                 answer = Refusal.of(error)
             if not isinstance(answer, Refusal) or answer.retry_after_ms < 0 or answer.code in _LIMITED:
-                return answer
+                return answer, is_first
             full += answer.code == "overloaded" and isinstance(message, SubmitTasks)
             if full > config.patience:
-                return answer
+                return answer, False
+            is_first = False
             log.info("inbox_asks_again", shard=self._shard, to=to, code=answer.code, error=answer.text)
             await asyncio.sleep(min(max(pause_ms, answer.retry_after_ms), config.pause_max_ms) / 1000)
             pause_ms = min(pause_ms * 2, config.pause_max_ms)

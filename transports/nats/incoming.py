@@ -94,11 +94,13 @@ class Tally:
         for entry, count in self._each(part, [*range(len(part.tasks))]):
             entry.unsettled -= count
 
-    def settle(self, part: SubmitTasks, answer: Any) -> None:
+    def settle(self, part: SubmitTasks, answer: Any, *, is_certain: bool = True) -> None:
         """A shard has answered. What it had answered before was counted then, here or elsewhere, which cannot be told; so it
-        stays unsettled."""
+        stays unsettled. `is_certain`: a refusal means that nothing was done."""
         if not isinstance(answer, TasksSubmitted):
             self.drop(getattr(answer, "code", "refused"), len(part.tasks))
+            if not is_certain:
+                return
             taken: list[int] = []
         elif answer.repeated:
             return

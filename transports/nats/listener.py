@@ -15,11 +15,10 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Final
 
-import msgspec
 import structlog
 
 from ...actors.addresses import check_name
-from ...actors.messages import SubmitTasks, WatchTasks
+from ...actors.messages import WatchTasks
 from ...runtime.bus import Bus, Refusal
 from ...runtime.clock import Clock
 from ...runtime.errors import FoliotError, UsageError
@@ -27,6 +26,7 @@ from ...runtime.rng import Rng
 from .. import api
 from . import protocol as p
 from .errors import TooLargeError
+from .feed import FeedDesk
 from .link import Delivery, NatsLink, Subscription
 from .protocol_calls import Gate, PublicCalls, RefusedCallError
 from .protocol_codec import Codec, ContentTypeError, Format, format_of, sniffed
@@ -102,11 +102,11 @@ class _Load:
 
 class NatsListener:
     """Hands requests to a gateway; an async context manager. `bus`: of this node, on which worker sessions are found.
-    `slots`: of the cluster."""
+    `slots`: of the cluster. `feed`: where events are read."""
 
     def __init__(
         self, link: NatsLink, gateway: Gate, bus: Bus, *, slots: int, clock: Clock, rng: Rng,
-        limits: ListenerLimits | None = None, prefix: str = p.PREFIX,
+        limits: ListenerLimits | None = None, prefix: str = p.PREFIX, feed: FeedDesk | None = None,
     ) -> None:  # fmt: skip
         self.limits = limits or ListenerLimits()
         self.dropped: dict[str, int] = {}
@@ -117,7 +117,7 @@ class NatsListener:
         self._gateway = gateway
         self._prefix = f"{prefix}.v1"
         self._codec = Codec({**p.CALLS, **p.WORKER_CALLS})
-        self._calls = PublicCalls(gateway, clock=clock, max_payload=lambda: link.max_message)
+        self._calls = PublicCalls(gateway, clock=clock, max_payload=lambda: link.max_message, feed=feed)
         self.workers = WorkerGate(
             bus, clock=clock, rng=rng, slots=slots, prefix=prefix, node=link.ident, codec=self._codec,
             send=self._push, max_push=lambda: link.max_message, limits=self.limits.workers,
@@ -220,7 +220,7 @@ class NatsListener:
         async def answer() -> None:
             try:
                 if op in p.CALLS:
-                    part = await self._calls.answer(tenant, _marked(ask, tenant), form)
+                    part = await self._calls.answer(tenant, ask, form)
                 else:
                     part = await self.workers.answer(tenant, ask, form)
             except RefusedCallError as error:
@@ -233,7 +233,7 @@ class NatsListener:
             else:
                 self._answer_public(delivery, form, part)
 
-        self._begin(tenant, len(delivery.data), answer, refuse, is_poll=isinstance(ask, p.Wait))
+        self._begin(tenant, len(delivery.data), answer, refuse, is_poll=isinstance(ask, (p.Wait, p.Feed)))
 
     def _begin(
         self, tenant: str, size: int, answer: Callable[[], Awaitable[None]], refuse: Callable[[Refusal], None],
@@ -333,13 +333,6 @@ def _answer_too_large(error: TooLargeError) -> TooLargeError:
     return TooLargeError("the one who asks", error.size, error.limit)
 
 
-def _marked(ask: p.Ask, tenant: str) -> p.Ask:
-    """Shards remember request ids of all tenants together, so each tenant has its own."""
-    if isinstance(ask, p.Submit) and ask.request_id:
-        return msgspec.structs.replace(ask, request_id=f"{tenant}:{ask.request_id}")
-    return ask
-
-
 def _own(request: Any, tenant: str) -> Any:
     """Return the request as this tenant may ask it. Raises: TenantForbiddenError, InvalidNameError."""
     if tenant != p.OPERATORS:
@@ -348,6 +341,4 @@ def _own(request: Any, tenant: str) -> Any:
             raise TenantForbiddenError(tenant, f"for {type(request).__name__}")
         if not isinstance(request, api.Hello) and request.tenant != tenant:
             raise TenantForbiddenError(tenant, f"about tenant {request.tenant[:80]!r}")
-    if isinstance(request, SubmitTasks) and request.request_id:
-        return msgspec.structs.replace(request, request_id=f"{request.tenant}:{request.request_id}")
     return request

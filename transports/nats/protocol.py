@@ -304,6 +304,44 @@ class QueuesTold(Part, frozen=True, kw_only=True):
     queues: list[QueueInfo]
 
 
+class Events(Part, frozen=True, kw_only=True):
+    """What became of some tasks of the tenant, told by one shard once it is durable. Each event is [task id, state before,
+    state after, attempt]; the state before is empty for a new task.
+
+    `number`: counts the messages of this shard in this epoch to this tenant, so a gap shows what is missing; a number that
+    came before is a repetition."""
+
+    v: int = VERSION
+    shard: Count
+    epoch: Count
+    number: Number
+    at_ms: InstantMs
+    events: list[tuple[TaskId, str, str, int]]
+
+
+class Feed(Ask, frozen=True, kw_only=True):
+    """Read what became of tasks. Answers: FeedPage, at once if there is something, else after `wait_ms` (30,000 at most).
+
+    `cursor`: of the answer before, to go on; without one, from `since_ms` on, which is 0 for all that is kept, and -1 for
+    what comes from now on. `limit`: events, about."""
+
+    cursor: Annotated[str, Meta(max_length=200)] = ""
+    since_ms: WaitMs = -1
+    limit: Annotated[int, Meta(ge=1, le=1_000)] = 500
+    wait_ms: SpanMs = 0
+
+
+class FeedPage(Part, frozen=True, kw_only=True):
+    """`cursor`: to go on with; `start`: to read this page again. `at_end`: nothing more was there. `lost`: the events after
+    the cursor given are gone with the stream that kept them."""
+
+    messages: list[Events]
+    start: str
+    cursor: str
+    at_end: bool = False
+    lost: bool = False
+
+
 # -- workers -----------------------------------------------------------------------------------------------------------
 
 
@@ -453,6 +491,7 @@ CALLS: Final[dict[str, tuple[type[Ask], type[Part]]]] = {
     "retry": (Retry, Answered),
     "wait": (Wait, Ended),
     "queues": (Queues, QueuesTold),
+    "feed": (Feed, FeedPage),
 }
 """Request and answer by operation, at `foliot.v1.<tenant>.<op>`."""
 

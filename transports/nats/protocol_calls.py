@@ -12,7 +12,6 @@ from typing import Any, Final, Protocol, TypeVar
 
 from ...actors.messages import (
     CancelTasks,
-    Priority,
     RetryTasks,
     SubmitTasks,
     TasksAnswered,
@@ -28,10 +27,11 @@ from ...runtime.clock import Clock
 from ...runtime.errors import FoliotError, UsageError
 from ...runtime.ids import from_text, to_text
 from .. import api
-from ..admission import EdgeLimits, InvalidOptionError, TooLargeError, check_template
+from ..admission import EdgeLimits, InvalidOptionError, TooLargeError
 from . import protocol as p
+from .feed import FeedDesk, NoEventsError
 from .protocol_codec import Format, to_store
-from .protocol_views import end_of, error_of, info_of, template_of
+from .protocol_views import end_of, error_of, info_of, spec_of
 
 R = TypeVar("R")
 _KNOWN_FOR_MS: Final = 1_000
@@ -56,14 +56,17 @@ class RefusedCallError(FoliotError):
 
 
 class PublicCalls:
-    """Answers the operations of `protocol.CALLS`. `max_payload`: tells the bytes of one message on this connection."""
+    """Answers the operations of `protocol.CALLS`. `max_payload`: tells the bytes of one message on this connection.
+    `feed`: where events are read."""
 
     def __init__(
-        self, gate: Gate, *, clock: Clock, max_payload: Callable[[], int], limits: EdgeLimits | None = None
+        self, gate: Gate, *, clock: Clock, max_payload: Callable[[], int], limits: EdgeLimits | None = None,
+        feed: FeedDesk | None = None,
     ) -> None:  # fmt: skip
         self._gate = gate
         self._clock = clock
         self._max_payload = max_payload
+        self._feed_desk = feed
         self._limits = limits or EdgeLimits()
         self._known: dict[str, tuple[Template, int]] = {}
         self._known_ns = -1
@@ -76,6 +79,7 @@ class PublicCalls:
             p.Retry: self._retry,
             p.Wait: self._wait,
             p.Queues: self._queues,
+            p.Feed: self._feed,
         }
 
     async def answer(self, tenant: str, ask: p.Ask, form: Format) -> p.Part:
@@ -124,7 +128,9 @@ class PublicCalls:
         positions: list[int] = []
         for position, task in enumerate(ask.tasks):
             try:
-                specs.append(self._spec(task, tenant, templates, form, now_ms))
+                specs.append(
+                    spec_of(task, tenant, templates, form, now_ms=now_ms, known=self._known, limits=self._limits)
+                )
                 positions.append(position)
             except UsageError as error:
                 answers[position] = p.TaskOut(error=error_of(Refusal.of(error)))
@@ -141,23 +147,6 @@ class PublicCalls:
             error_ = p.Error(code=refused.code, text=refused.text, details=details)
             answers[positions[refused.position]] = p.TaskOut(error=error_)
         return p.Submitted(tasks=answers, repeated=submitted.repeated)
-
-    def _spec(
-        self, task: p.TaskIn, tenant: str, templates: dict[Template, int], form: Format, now_ms: int
-    ) -> TaskSpec:  # fmt: skip
-        """Return one task as shards take it. Raises: UsageError."""
-        known, priority = self._known.get(task.handler, (None, int(Priority.NORMAL)))
-        template = template_of(task, tenant, known)
-        index = templates.get(template)
-        if index is None:
-            check_template(template, self._limits)
-            index = templates[template] = len(templates)
-        if task.due_ms and task.delay_ms:
-            raise InvalidOptionError("delay_ms", task.delay_ms, "either a delay or a moment, not both")
-        due_ms = now_ms + task.delay_ms if task.delay_ms else task.due_ms
-        if task.priority is not None:
-            priority = task.priority
-        return TaskSpec(index, to_store(task.payload, form), due_ms, priority, task.key, task.dedupe_key)
 
     # -- looking and waiting -----------------------------------------------------------------------------------------
 
@@ -203,6 +192,11 @@ class PublicCalls:
             for tally in stats.tallies if tally.tenant == tenant
         ]  # fmt: skip
         return p.QueuesTold(queues=told)
+
+    async def _feed(self, tenant: str, ask: p.Feed, form: Format) -> p.FeedPage:
+        if self._feed_desk is None:
+            raise NoEventsError
+        return await self._feed_desk.read(tenant, ask)
 
     # -- commands ----------------------------------------------------------------------------------------------------
 

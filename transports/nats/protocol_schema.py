@@ -23,8 +23,9 @@ _ABOUT: Final = (
 def schema() -> dict[str, Any]:
     """Return the schema of every operation: `operations` by name, with the subject, and `$defs` of all maps."""
     pairs: dict[str, tuple[type[p.Ask], type[p.Part]]] = {**p.CALLS, **p.WORKER_CALLS}
-    types = [each for pair in pairs.values() for each in pair]
-    references, definitions = msgspec.json.schema_components([*types, p.Push, p.Failed], ref_template="#/$defs/{name}")
+    types: list[type[p.Part]] = [each for pair in pairs.values() for each in pair]
+    types += [p.Push, p.Events, p.Failed]
+    references, definitions = msgspec.json.schema_components(types, ref_template="#/$defs/{name}")
     found = iter(references)
     refused = {"$ref": "#/$defs/Failed"}
     operations = {
@@ -36,6 +37,7 @@ def schema() -> dict[str, Any]:
         "description": _ABOUT,
         "operations": operations,
         "push": {"subject": "the session's `bodies`", "message": next(found)},
+        "events": {"subject": f"{p.PREFIX}.v{p.VERSION}.<tenant>.events.<shard>", "message": next(found)},
         "$defs": {name: _plain(definitions[name]) for name in sorted(definitions)},
     }
 

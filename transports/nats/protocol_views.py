@@ -7,13 +7,25 @@ from typing import Any, Final
 
 import msgspec
 
-from ...actors.messages import Body, Kind, Outcome, OutcomeKind, RetryPolicy, TaskEnd, TaskError, Template
+from ...actors.messages import (
+    Body,
+    Kind,
+    Outcome,
+    OutcomeKind,
+    Priority,
+    RetryPolicy,
+    TaskEnd,
+    TaskError,
+    TaskSpec,
+    Template,
+)
 from ...actors.states import State
 from ...runtime.bus import Refusal
 from ...runtime.ids import from_text, to_text
+from ..admission import EdgeLimits, InvalidOptionError, check_template
 from ..api import TaskView
 from . import protocol as p
-from .protocol_codec import Format, result_to_store, to_wire
+from .protocol_codec import Format, result_to_store, to_store, to_wire
 
 _OPTIONS: Final = (
     "queue", "on_conflict", "cost", "max_attempts", "timeout_ms", "wait_timeout_ms", "total_timeout_ms",
@@ -53,6 +65,26 @@ def template_of(task: p.TaskIn, tenant: str, known: Template | None) -> Template
     if task.retry is not None:
         changes["retry"] = RetryPolicy(**msgspec.structs.asdict(task.retry))
     return msgspec.structs.replace(base, **changes) if changes else base
+
+
+def spec_of(
+    task: p.TaskIn, tenant: str, templates: dict[Template, int], form: Format, *, now_ms: int,
+    known: Mapping[str, tuple[Template, int]], limits: EdgeLimits,
+) -> TaskSpec:  # fmt: skip
+    """Return a task as shards take it; a template that is new is put among `templates`. `known`: handlers' own templates and
+    priorities. `now_ms`: from when a delay counts. Raises: UsageError."""
+    own, priority = known.get(task.handler, (None, int(Priority.NORMAL)))
+    template = template_of(task, tenant, own)
+    index = templates.get(template)
+    if index is None:
+        check_template(template, limits)
+        index = templates[template] = len(templates)
+    if task.due_ms and task.delay_ms:
+        raise InvalidOptionError("delay_ms", task.delay_ms, "either a delay or a moment, not both")
+    due_ms = now_ms + task.delay_ms if task.delay_ms else task.due_ms
+    if task.priority is not None:
+        priority = task.priority
+    return TaskSpec(index, to_store(task.payload, form), due_ms, priority, task.key, task.dedupe_key)
 
 
 def info_of(view: TaskView, form: Format) -> p.TaskInfo:

@@ -41,6 +41,7 @@ class ServerInfo(msgspec.Struct, frozen=True):
     headers: bool = False
     tls_required: bool = False
     connect_urls: list[str] = []
+    cluster: str = ""  # its name, where the server is one of several
     ldm: bool = False
 
 

@@ -13,7 +13,7 @@ import structlog
 
 from ...runtime.clock import Clock
 from ...runtime.errors import FoliotError
-from .errors import ApiError, NoRespondersError
+from .errors import ApiError, NoRespondersError, NotPermittedError
 from .link import NatsLink
 from .port import (
     ConsumerConfig,
@@ -47,9 +47,17 @@ class NatsStreams:
         self._publisher = Publisher(link, clock, window=window, timeout_ms=timeout_ms)
         self._seen: dict[str, str] = {}  # the life of each stream that was ensured
 
+    @property
+    def replicas(self) -> int:
+        """How many servers should keep a stream: three where these are a cluster, which then outlives any one of them."""
+        return 3 if self._link.server.cluster else 1
+
     async def check(self) -> None:
-        """Raises: JetStreamMissingError if there is no JetStream, or an older one."""
-        info = await self._api("INFO")
+        """Raises: JetStreamMissingError if there is no JetStream for this user, or an older one."""
+        try:
+            info = await self._api("INFO")
+        except NotPermittedError as error:
+            raise JetStreamMissingError(f"this user may not use it ({error.reason})") from error
         level = int((info.get("api") or {}).get("level", 0))
         if level < API_LEVEL:
             raise JetStreamMissingError(f"its API has level {level}, expected {API_LEVEL}, that of nats-server 2.11")
