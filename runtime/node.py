@@ -22,6 +22,7 @@ from .bus import Bus, Envelope
 from .cell import Cell, CellConfig, PoisonSink
 from .clock import Clock
 from .errors import NodeReplacedError, NoSuchActorError, UnavailableError
+from .handover import HandOver
 from .hashing import slot_of
 from .membership import NODES, SLOTS, Membership, MembershipConfig, SlotClaimed, SlotReleased, boot_id
 from .ownership import Durable, MakeDurable, Slot, SlotConfig
@@ -44,6 +45,8 @@ class NodeConfig:
     volatile_max: int = 100_000  # actors made on demand
     membership: MembershipConfig | None = None
     slot: SlotConfig = SlotConfig()
+    moves_at_once: int = 2  # slots on their way to other nodes
+    move_ms: int = 500  # how long to wait for one to be claimed, before another one goes
     start_ms: int = 2_000  # how long a start waits for the first claims; slots that take longer come later
 
 
@@ -77,6 +80,9 @@ class Node:
         self._unopened: dict[int, None] = {}  # ... and those not hosted yet
         self._all_open = asyncio.Event()
         self._is_started = False
+        self._hand_over = HandOver(
+            self._retire, self._begin_hand_over, at_once=config.moves_at_once, turn_ms=config.move_ms
+        )
         self.boot = boot_id(clock, rng.stream("boot"))
         self.membership: Membership | None = None
         if config.membership is not None:
@@ -151,7 +157,7 @@ class Node:
             self.membership.leave()
         for slot in self._slots:
             if slot.is_tended:
-                slot.retire()
+                self._give_back(slot)
         if any(slot.is_tended for slot in self._slots):
             await self._idle.wait()  # each slot has its own deadline
         if self.membership is not None:
@@ -197,11 +203,29 @@ class Node:
         for slot in self._slots:
             if slot.is_tended:
                 if not self.owns(slot.number):
-                    slot.retire()
+                    self._give_back(slot)
             elif self.is_entitled(slot.number):
                 slot.begin(self._previous(slot.number, before))
                 self._idle.clear()
                 self._group.start_soon(slot.tend, name=f"slot {slot.number}")
+
+    def _give_back(self, slot: Slot) -> None:
+        """Part with a slot: in its turn if it is served and somebody else is there to take it, else at once."""
+        if self._group is None or not slot.is_open or self.membership is None or len(self.membership.alive) == 1:
+            slot.retire()
+        else:
+            self._hand_over.add(slot.number)
+
+    def _begin_hand_over(self) -> None:
+        assert self._group is not None
+        self._group.start_soon(self._hand_over.run, name="hand-over")
+
+    def _retire(self, number: int) -> bool:
+        slot = self._slots[number]
+        if not slot.is_tended or self.owns(number):
+            return False  # it is the node's own again, or was lost meanwhile
+        slot.retire()
+        return True
 
     def _previous(self, slot: int, before: Ring | None) -> str:
         """Return the node that will release the slot, empty if nobody will."""
@@ -218,13 +242,29 @@ class Node:
         if type(message) is SlotClaimed and message.node != self._config.name and message.slot < len(self._slots):
             assert self.membership is not None
             self._slots[message.slot].hear_claimed(message)
+            self._hand_over.hear_claimed(message.slot)
             if not self.membership.knows(message.node):
                 self.membership.ask()
             self._tell_durable(message)
 
+    def renew(self) -> None:
+        """Say again what the others must know of the slots here, and have them say what these must know: the way between was
+        interrupted, and what was said meanwhile is lost. Harmless when repeated, and in a single process."""
+        if self.membership is None:
+            return
+        for slot in self._slots:
+            if slot.is_open:
+                message = SlotClaimed(slot.number, self._config.name, slot.epoch)
+                self._bus.send(Envelope(SLOTS, message))
+                self._tell_durable(message)
+            else:
+                self._tell_durable(SlotClaimed(slot.number, "", slot.epoch))
+
     def _slot_released(self, message: SlotReleased) -> None:
         if message.slot < len(self._slots):
             self._slots[message.slot].hear_released(message)
+            for slot in self._slots:
+                slot.hear_progress(message.node)
 
     def _tell_durable(self, message: SlotClaimed) -> None:
         """Let every durable actor here know that the actors of a slot began anew; the slot's own has just begun."""

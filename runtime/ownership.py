@@ -99,6 +99,7 @@ class Slot:
         self._scope = anyio.CancelScope()
         self._go = asyncio.Event()
         self._wait_ms = 0
+        self._waiting: anyio.CancelScope | None = None  # while it waits for `_go`
         self._awaits = ""
         self._released_by = ""  # the last news of the slot, if it is that somebody released it
         self._heard_epoch = 0  # the highest of others
@@ -138,6 +139,11 @@ class Slot:
         elif message.node == self._awaits or message.epoch:
             self._go.set()
 
+    def hear_progress(self, node: str) -> None:
+        """A node gives back its slots one after the other: while it does, this one's turn is still to come."""
+        if self._waiting is not None and node == self._awaits and not self.is_lost:
+            self._waiting.deadline = anyio.current_time() + self._config.handover_ms / 1000
+
     def hear_claimed(self, message: SlotClaimed) -> None:
         self._released_by = ""
         self._heard_epoch = max(self._heard_epoch, message.epoch)
@@ -151,8 +157,9 @@ class Slot:
         try:
             while self._host.is_entitled(self.number):
                 if self._wait_ms:
-                    with anyio.move_on_after(self._wait_ms / 1000):
+                    with anyio.move_on_after(self._wait_ms / 1000) as self._waiting:
                         await self._go.wait()
+                    self._waiting = None
                 self._go = asyncio.Event()
                 if self._host.is_entitled(self.number):
                     await self._hold()

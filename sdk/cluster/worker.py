@@ -25,7 +25,7 @@ from ...runtime.rng import Rng
 from ...transports.nats.bus import NatsBus
 from ...transports.nats.channel import NatsChannel
 from ...transports.nats.config import NatsConfig
-from ...transports.nats.link import LinkState, NatsLink
+from ...transports.nats.link import NatsLink
 from ..app import Foliot
 from ..client import Client
 from ..declared import put_declared, tell_again, warn_of_undeclared
@@ -35,6 +35,7 @@ from ..worker import Worker
 from .greeting import meet
 from .handlers import HandlerTeller
 from .names import own_name, shielded
+from .renewal import Renewal
 
 log = structlog.get_logger("foliot")
 
@@ -134,14 +135,16 @@ class ClusterWorker:
         teller = HandlerTeller(self._apps, bus, link)
         async with anyio.create_task_group() as group:
             group.start_soon(worker.run, name="worker")
+            renewal = Renewal(worker.renew)
+            group.start_soon(renewal.run, name="renewal")
             teller.begin()
-            link.watch(self._link_changed)
+            link.watch(renewal.link_changed)
             group.start_soon(self._declare, name="declarations")
             await anyio.lowlevel.checkpoint()
             ready()
             await self._leave.wait()
             with anyio.CancelScope(shield=True):
-                link.unwatch(self._link_changed)
+                link.unwatch(renewal.link_changed)
                 teller.end()
                 await worker.drain()
                 await link.flush()  # its goodbye
@@ -157,10 +160,6 @@ class ClusterWorker:
         if not self._leave.is_set():
             log.info("draining", worker=self.options.name, why=why)
             self._leave.set()
-
-    def _link_changed(self, state: LinkState) -> None:
-        if state.is_up and state.sessions > 1 and self.worker is not None:
-            self.worker.renew()
 
     async def _declare(self) -> None:
         """Have the cluster hold what the apps declare. A cluster that cannot take it now is asked again."""

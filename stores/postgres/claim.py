@@ -1,7 +1,8 @@
 """Claiming a shard: its epoch grows, and what it starts from is read, in one transaction.
 
 The shard's row is locked first, so a commit of its previous owner is either seen whole or refused. What comes after reads
-only rows that nobody but the owner writes, or that are the same to all.
+only rows that nobody but the owner writes, or that are the same to all; all of it in one answer, since meanwhile nobody
+serves the shard, and each question waits for a busy node's turn.
 """
 
 from __future__ import annotations
@@ -31,7 +32,13 @@ select {WITHOUT_PAYLOAD} from found join tasks on tasks.id = found.id where stat
 """
 _LEDGER: Final = "select tenant, queue, what, count from ledger where shard = $1 order by tenant, queue, what"
 _TENANTS: Final = "select body from tenants where shard = $1 order by tenant"
-_HAS_READY: Final = "select exists (select 1 from places where shard = $1 and lane >= 0)"
+_KINDS: Final = "select template_id from kinds order by template_id"
+_LISTS: Final = (_RUNNING, _LEDGER, _TENANTS, _KINDS, lists.QUEUES, *schedules.IMAGE)
+_ARRAYS: Final = ", ".join(f"array(select row(q.*) from ({query}) q)" for query in _LISTS)
+_IMAGE: Final = f"""
+select exists (select 1 from places where shard = $1 and lane >= 0), exists (select 1 from leases where shard = $1),
+    {_ARRAYS}
+"""
 
 _decode_tenant = msgspec.json.Decoder(TenantConfig).decode
 
@@ -40,30 +47,31 @@ async def claim(connection: asyncpg.Connection, kinds: Kinds, shard: int, node: 
     """Raise a shard's epoch and return what it starts from; see the port. Raises: what asyncpg does."""
     async with connection.transaction(isolation="read_committed"):
         epoch, last_id, *mark = await connection.fetchrow(_CLAIM, shard, node)
-        running = [task_of(row) for row in await connection.fetch(_RUNNING, shard)]
-        await connection.execute("delete from leases where shard = $1", shard)
+        has_ready, has_leases, *found = await connection.fetchrow(_IMAGE, shard)
+        tasks, ledger, tenants, template_ids, queues, *schedule_rows = found
+        running = [task_of(row) for row in tasks]
+        if has_leases:
+            await connection.execute("delete from leases where shard = $1", shard)
         if running:
             await connection.execute(
                 "insert into leases (shard, ids) values ($1, $2)", shard, [task.id for task in running]
             )
-        known = await kinds.all(connection)
+        known = await kinds.of(connection, [id for (id,) in template_ids])
         busy: dict[tuple[str, str], int] = {}
         for task in running:
             kind = known[task.template_id]
             place = (kind.tenant, kind.template.queue)
             busy[place] = busy.get(place, 0) + 1
-        counters = [tuple(row) for row in await connection.fetch(_LEDGER, shard)]
-        queues, _ = await lists.configs(connection)
         return ShardImage(
             shard=shard,
             epoch=epoch,
             last_id=last_id,
-            ledger=entries(counters, busy),
+            ledger=entries([tuple(row) for row in ledger], busy),
             running=running,
             kinds=list(known.values()),
-            queues=queues,
-            tenants=[_decode_tenant(body) for (body,) in await connection.fetch(_TENANTS, shard)],
-            has_ready=await connection.fetchval(_HAS_READY, shard),
-            schedules=await schedules.image(connection, shard),
+            queues=[lists.queue_of(body) for (body,) in queues],
+            tenants=[_decode_tenant(body) for (body,) in tenants],
+            has_ready=has_ready,
+            schedules=schedules.image_of(*schedule_rows),
             inbox=InboxMark(*mark),
         )

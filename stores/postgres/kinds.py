@@ -33,8 +33,3 @@ class Kinds:
             ):  # fmt: skip
                 known[id] = _decode(body)
         return {id: known[id] for id in wanted}
-
-    async def all(self, connection: asyncpg.Connection) -> dict[int, Kind]:
-        """Return all there are, by template id in ascending order."""
-        ids = await connection.fetch("select template_id from kinds order by template_id")
-        return await self.of(connection, [id for (id,) in ids])

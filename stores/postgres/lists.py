@@ -63,7 +63,7 @@ select tenant, queue, what, sum(count)::bigint from ledger group by tenant, queu
 _RECOUNT: Final = "select template_id, state, count(*) from tasks group by template_id, state order by template_id, state"
 _FIRED: Final = "select template_id, count(*) from ticks where task_id > 0 group by template_id order by template_id"
 _PLACES: Final = "select template_id, tenant, queue from kinds"
-_QUEUES: Final = "select body from queues order by pool, queue"
+QUEUES: Final = "select body from queues order by pool, queue"
 _TENANTS: Final = "select body from tenants order by tenant"
 
 _decode_queue = msgspec.json.Decoder(QueueConfig).decode
@@ -128,9 +128,14 @@ async def ledger(connection: asyncpg.Connection) -> tuple[list[LedgerEntry], lis
     return entries(counters, {}), recounted(rows, ticks, counters)
 
 
+def queue_of(body: bytes) -> QueueConfig:
+    """Return the configuration that is a row of `QUEUES`."""
+    return _decode_queue(body)
+
+
 async def configs(connection: asyncpg.Connection) -> tuple[list[QueueConfig], list[TenantConfig]]:
     """Return all configurations, sorted by name."""
     return (
-        [_decode_queue(body) for (body,) in await connection.fetch(_QUEUES)],
+        [_decode_queue(body) for (body,) in await connection.fetch(QUEUES)],
         [_decode_tenant(body) for (body,) in await connection.fetch(_TENANTS)],
     )

@@ -80,6 +80,8 @@ select {COLUMNS} from found join schedules on schedules.id = found.schedule_id o
 """
 _IMAGE_BACKFILLS: Final = f"select {BACKFILL_COLUMNS} from backfills where {_ALIVE_BACKFILLS} order by id"
 _IMAGE_CALENDARS: Final = "select tenant, body, epoch, number from calendars order by tenant, name"
+IMAGE: Final = (_IMAGE_TICKS, _IMAGE_SCHEDULES, _IMAGE_BACKFILLS, _IMAGE_CALENDARS)
+"""What a shard, $1, starts from; `image_of` takes the rows of each."""
 
 
 async def answer(connection: asyncpg.Connection, kinds: Kinds, shard: int, query: ScheduleQuery) -> ScheduleReads:
@@ -103,13 +105,13 @@ async def answer(connection: asyncpg.Connection, kinds: Kinds, shard: int, query
             return TicksRead(query.token, [TickRow(*row) for row in found])
 
 
-async def image(connection: asyncpg.Connection, shard: int) -> ScheduleImage:
-    """Return what the schedules of a shard start from; within the transaction that claims it."""
+def image_of(ticks: list[Any], schedules: list[Any], backfills: list[Any], calendars: list[Any]) -> ScheduleImage:
+    """Return what the schedules of a shard start from: the rows of each query of `IMAGE`."""
     return ScheduleImage(
-        ticks=[TickRow(*row) for row in await connection.fetch(_IMAGE_TICKS, shard)],
-        schedules=[schedule_of(row) for row in await connection.fetch(_IMAGE_SCHEDULES, shard)],
-        backfills=[BackfillRow(*row) for row in await connection.fetch(_IMAGE_BACKFILLS, shard)],
-        calendars=[tuple(row) for row in await connection.fetch(_IMAGE_CALENDARS)],
+        ticks=[TickRow(*row) for row in ticks],
+        schedules=[schedule_of(row) for row in schedules],
+        backfills=[BackfillRow(*row) for row in backfills],
+        calendars=[tuple(row) for row in calendars],
     )
 
 

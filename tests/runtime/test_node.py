@@ -169,6 +169,26 @@ def test_the_durable_actors_here_hear_of_every_slot_that_was_claimed() -> None:
     in_cluster(scenario)
 
 
+def test_after_an_interruption_both_sides_hear_of_the_slots_again_and_none_moves() -> None:
+    async def scenario(cluster: Cluster) -> None:
+        await cluster.settle("a", "b")
+        here, there = (dict(cluster.nodes[name].keepers) for name in "ab")
+        for keeper in (*here.values(), *there.values()):
+            keeper.heard.clear()
+
+        cluster.nodes["a"].node.renew()
+        await cluster.pass_ms(10)
+
+        for slot, keeper in here.items():
+            assert sorted(message.slot for message in keeper.heard) == [other for other in range(SLOTS) if other != slot]
+        for keeper in there.values():
+            assert sorted(message.slot for message in keeper.heard) == sorted(here)
+        assert [dict(cluster.nodes[name].keepers) for name in "ab"] == [here, there]
+        assert cluster.is_settled()
+
+    in_cluster(scenario)
+
+
 # -- different views ---------------------------------------------------------------------------------------------------
 
 
