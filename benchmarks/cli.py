@@ -5,17 +5,19 @@ Each measurement runs in a process of its own on files of its own, both gone whe
 
 from __future__ import annotations
 
+import functools
 import signal
 import sys
 from collections.abc import Callable
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar, cast
 
 import click
 import msgspec
 
 from ..runtime.rng import Rng
-from . import suites
+from . import cluster_suites, suites
 from .children import PartFailedError
+from .moves import KINDS
 from .place import machine
 from .report import lines_of
 
@@ -46,6 +48,27 @@ def _common(repeat: int) -> Callable[[F], F]:
         return function
 
     return add
+
+
+def _clustered(function: F) -> F:
+    """Options that make a measurement one of a real cluster; they arrive together as `where`."""
+
+    @click.option("--cluster", is_flag=True, help="Of a cluster: broker, database, node and worker, each a process.")
+    @click.option("--nats", default="", metavar="URL", help="The broker to use; by default one is started.")
+    @click.option("--postgres", default="", metavar="DSN", help="An empty database; by default one is started.")
+    @click.option("--nodes", type=click.IntRange(1, 16), default=1, show_default=True, help="Of the cluster.")
+    @click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Processes of the cluster.")
+    @click.option("--slots", type=click.IntRange(1, 4_096), default=64, show_default=True, help="Shards of the cluster.")
+    @functools.wraps(function)
+    def command(
+        *args: Any, cluster: bool, nats: str, postgres: str, nodes: int, workers: int, slots: int, **options: Any
+    ) -> Any:
+        where = None
+        if cluster or nats or postgres:
+            where = cluster_suites.Where(nats=nats, postgres=postgres, nodes=nodes, workers=workers, slots=slots)
+        return function(*args, where=where, **options)
+
+    return cast(F, command)
 
 
 def _settings(repeat: int, seed: int | None, folder: str, shards: int, concurrency: int, encode: bool) -> suites.Settings:
@@ -98,13 +121,19 @@ def _terminated(number: int, _: object) -> NoReturn:
 @click.option("--submit/--no-submit", default=True, show_default=True, help="Also submit with no worker there.")
 @click.option("--singles", type=click.IntRange(1), default=2_000, show_default=True, help="Submitted one after the other.")
 @click.option("--together", type=click.IntRange(1), default=20_000, show_default=True, help="Submitted by 64 callers.")
+@_clustered
 def throughput(
     tasks: int, floor: str | None, backlog: int, stages: bool, profile: bool, submit: bool, singles: int, together: int,
-    as_json: bool, **common: Any,
+    where: cluster_suites.Where | None, as_json: bool, **common: Any,
 ) -> None:  # fmt: skip
-    """Tasks a second from submission to completion, and submissions a second."""
+    """Tasks a second from submission to completion, and submissions a second.
+
+    Of a cluster: how much CPU each process uses for a task; --profile says what for; --backlog and --submit do not apply.
+    """
 
     def measure(settings: suites.Settings) -> dict[str, Any]:
+        if where is not None:
+            return cluster_suites.throughput(settings, where, tasks=tasks, floor=floor, profile=profile)
         return suites.throughput(
             settings, tasks=tasks, floor=floor, backlog=backlog, stages=stages, hot=profile, submit=submit,
             singles=singles, together=together,
@@ -118,9 +147,19 @@ def throughput(
 @click.option("--rate", type=click.IntRange(1), default=100, show_default=True, help="Tasks a second.")
 @click.option("--seconds", type=click.FloatRange(0, min_open=True), default=10.0, show_default=True)
 @click.option("--socket", "outside", is_flag=True, help="Submit from another process, through the local socket.")
-def latency(rate: int, seconds: float, outside: bool, as_json: bool, **common: Any) -> None:
+@click.option("--queries", type=click.IntRange(1), default=200, show_default=True, help="Of 100 ids each; of a cluster.")
+@_clustered
+def latency(
+    rate: int, seconds: float, outside: bool, queries: int, where: cluster_suites.Where | None, as_json: bool, **common: Any
+) -> None:
     """From the call of submit to the first line of the handler, with little going on."""
-    _run("latency", common, as_json, lambda s: suites.latency(s, rate=rate, seconds=seconds, outside=outside))
+
+    def measure(settings: suites.Settings) -> dict[str, Any]:
+        if where is not None:
+            return cluster_suites.latency(settings, where, rate=rate, seconds=seconds, queries=queries)
+        return suites.latency(settings, rate=rate, seconds=seconds, outside=outside)
+
+    _run("latency", common, as_json, measure)
 
 
 @bench.command()
@@ -193,6 +232,45 @@ def crash(tasks: int, kills: int, as_json: bool, **common: Any) -> None:
     wrong = [name for name in ("lost", "duplicates", "not_witnessed", "accepted_twice", "dedupe_broken") if figures[name]]
     if wrong or not figures["balanced"]:
         raise click.ClickException(f"not as promised: {', '.join(wrong) or 'the ledger does not balance'}")
+
+
+@bench.command()
+@_common(repeat=3)
+@click.option("--sessions", "count", type=click.IntRange(1), default=2_000, show_default=True, help="Live worker sessions.")
+@click.option("--beats", type=click.IntRange(1), default=20_000, show_default=True, help="Heartbeats a second, of all.")
+@click.option("--seconds", type=click.FloatRange(0, min_open=True), default=10.0, show_default=True)
+@click.option("--profile", is_flag=True, help="Also say where the node's CPU time goes.")
+@_clustered
+def sessions(
+    count: int, beats: int, seconds: float, profile: bool, where: cluster_suites.Where | None, as_json: bool, **common: Any
+) -> None:
+    """What worker sessions that only beat cost the node of a cluster; fails if one is given up."""
+    place = where or cluster_suites.Where()
+    figures = _run(
+        "sessions", common, as_json,
+        lambda s: cluster_suites.sessions(s, place, count=count, beats=beats, seconds=seconds, profile=profile),
+    )  # fmt: skip
+    if any(each["given_up"] for each in figures.get("runs", [figures])):
+        raise click.ClickException("not as promised: sessions were given up")
+
+
+@bench.command()
+@_common(repeat=1)
+@click.option("--cluster", is_flag=True, help="Said for the reader: it is always a cluster of its own.")
+@click.option("--slots", type=click.IntRange(2, 4_096), default=64, show_default=True, help="Shards of the cluster.")
+@click.option("--rate", type=click.IntRange(10), default=1_000, show_default=True, help="Tasks a second.")
+@click.option("--held", type=click.IntRange(1), default=500, show_default=True, help="Running on the worker that dies.")
+@click.option("--kind", "kinds", type=click.Choice(KINDS), multiple=True, help="Of what happens; by default all, in turn.")
+def moves(cluster: bool, slots: int, rate: int, held: int, kinds: tuple[str, ...], as_json: bool, **common: Any) -> None:
+    """How long until all goes on when a node, a worker, a server is taken away; fails if tasks are lost."""
+
+    def measure(settings: suites.Settings) -> dict[str, Any]:
+        return cluster_suites.moves(settings, slots=slots, rate=rate, held=held, kinds=kinds or KINDS)
+
+    figures = _run("moves", common, as_json, measure)
+    for each in figures.get("runs", [figures]):
+        if each["lost"] or each["accepted_twice"] or not each["balanced"]:
+            raise click.ClickException("not as promised: tasks were lost or accepted twice, or the ledger does not balance")
 
 
 @bench.command("all")

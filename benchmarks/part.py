@@ -16,15 +16,19 @@ from typing import Any, Final
 import msgspec
 import structlog
 
+from ..sdk.server_process import ServerFailedError, ServerMissingError
 from .backlog import BacklogPlan, drain
+from .cluster import ClusterLatencyPlan, ClusterThroughputPlan, cluster_latency, cluster_throughput
 from .crash import CrashPlan, survive
 from .crash_node import NodePlan, serve
 from .latency import LatencyPlan, SubmitterPlan, pickup, submit_from_outside
 from .memory import InsertPlan, StartPlan, insert, start
+from .moves import MovesPlan, moves
 from .place import has_uvloop
 from .plan import Plan
 from .schedules import PeakPlan, PutPlan, StoredPlan, peak, put
 from .schedules import start as start_stored
+from .sessions import SessionsPlan, sessions
 from .sleepers import SleepersPlan, run_at_once
 from .throughput import LifecyclePlan, SubmitPlan, lifecycle, submit_alone
 from .ticks import TicksPlan, next_ticks
@@ -48,6 +52,10 @@ PARTS: Final[dict[str, tuple[type[Plan], Part]]] = {
     "memory_insert": (InsertPlan, insert),
     "memory_start": (StartPlan, start),
     "sleepers": (SleepersPlan, run_at_once),
+    "cluster_throughput": (ClusterThroughputPlan, cluster_throughput),
+    "cluster_latency": (ClusterLatencyPlan, cluster_latency),
+    "sessions": (SessionsPlan, sessions),
+    "moves": (MovesPlan, moves),
     "crash": (CrashPlan, survive),
     "crash_node": (NodePlan, serve),
 }
@@ -87,6 +95,9 @@ def main(arguments: list[str]) -> int:
         figures = run_loop(measure())
     except (KeyboardInterrupt, asyncio.CancelledError):
         return 130
+    except (ServerMissingError, ServerFailedError) as error:  # a folder or a program that is not as it has to be
+        print(f"foliot: {error}", file=sys.stderr)
+        return 1
     print(msgspec.json.encode(figures).decode(), flush=True)
     return 0
 

@@ -20,6 +20,10 @@ _MEANINGS: Final = {
     "floor_ratio": "share of what the floor script reached around it",
     "backlog_ratio": "throughput with the large backlog, as a share of that with a small one",
     "backlog_rss_mb": "most memory held meanwhile",
+    "shard_commits": "of single shards, some of which share a transaction",
+    "floor_us_per_task": "µs of CPU the floor script and the servers use for each task",
+    "floor_cpu_ratio": "that, as a share of what was used here; holds on a busy machine, too",
+    "query_100_p95_ms": "status of 100 tasks by their ids, in one question",
     "p50_ms": "from the call of submit to the first line of the handler",
     "submit_p50_ms": "until the submission was durable and answered",
     "early": "tasks that started before they were due; must be 0",
@@ -58,6 +62,10 @@ _MEANINGS: Final = {
     "recovery_s": "from the start of the process to a new task completed, the slowest",
 }
 _TITLES: Final = {
+    "cpu_us_per_task": "µs of CPU for each task, by process",
+    "node_us_per_task": "µs in the nodes for each task, by actor and message; store: its threads and waiting for the disk",
+    "idle_percent": "percent of a core while nothing is going on, by process",
+    "stages": "µs of CPU of the event loop's thread for each task, by stage",
     "us_per_task": "µs of CPU for each task, by stage",
     "us_per_schedule": "µs of CPU for each schedule, by stage",
     "put": "put in one call",

@@ -36,12 +36,17 @@ _BY_FILE: Final = {
     "runtime/node.py": "cell",
     "transports/memory.py": "cell",
     "sdk/scheduler.py": "other",
+    "sdk/cli.py": "loop",
+    "benchmarks/member.py": "loop",
     "benchmarks/jobs.py": "worker",
     "benchmarks/stages.py": "",  # a collection of garbage that was looked at: whoever set it off
     "actors/intake.py": "shard_submit",  # done at the end of the turn
 }
 _BY_START: Final = (
     ("sdk/client", "client"),
+    ("sdk/cli_", "loop"),
+    ("sdk/cluster/", "loop"),
+    ("transports/nats/", "broker"),
     ("sdk/schedule_", "client"),
     ("sdk/schedules", "client"),
     ("benchmarks/", "client"),
@@ -55,8 +60,10 @@ _UNDECIDED: Final = frozenset(
     }
 )
 
+_LIBRARIES: Final = (("/nats/", "broker"), ("/asyncpg/", "store_loop"))  # they have tasks of their own
+
 STAGES: Final = (
-    "client", "gateway", "tenant", "shard_submit", "shard_lease", "shard_outcome", "shard_other", "queue", "cell",
+    "client", "broker", "gateway", "tenant", "shard_submit", "shard_lease", "shard_outcome", "shard_other", "queue", "cell",
     "store_loop", "worker", "worker_actor", "loop", "other",
 )  # fmt: skip
 
@@ -161,8 +168,8 @@ class StageClock:
 
 def _place(filename: str) -> str:
     """Return the stage of a file, `actor` where the actor decides, empty where the caller does."""
-    if not filename.startswith(_ROOT):
-        return ""
+    if not filename.startswith(_ROOT) or "/site-packages/" in filename:
+        return next((stage for part, stage in _LIBRARIES if f"/site-packages{part}" in filename), "")
     path = filename.removeprefix(_ROOT)
     if path in _BY_FILE:
         return _BY_FILE[path]

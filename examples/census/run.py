@@ -2,10 +2,11 @@
 
     make demo                       all of it, well under a minute
     make demo ARGS="--sample 50"    fifty files, a few seconds
+    make demo CLUSTER=1             the same on a cluster: a broker, a database, two nodes and two workers, each a process
 
-The scheduler, its workers and this program share one process and one database file, which is thrown away in the end.
-Some tasks are made to go wrong, each in another way; the program checks that everything came out as it had to, and exits
-with 1 if anything did not.
+The scheduler, its workers and this program share one process and one database file, or else a whole cluster of processes
+does the work; all of it is thrown away in the end. Some tasks are made to go wrong, each in another way; the program checks
+that everything came out as it had to, and exits with 1 if anything did not.
 """
 
 from __future__ import annotations
@@ -19,11 +20,13 @@ import sysconfig
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 from app import app, appointment, count_module, hang, watch_for_changes  # type: ignore[import-not-found]
 from foliot import Client, Scheduler, Task, TaskInfo
+from foliot.sdk.cluster.local import LocalCluster, LocalOptions
 
 LIBRARY = Path(sysconfig.get_paths()["stdlib"])
 TENANTS = ("modules", "packages")
@@ -140,8 +143,8 @@ def process_is_gone(log: str) -> bool:
     return False
 
 
-async def census(scheduler: Scheduler, files: list[Path], folder: Path, checks: Checks) -> None:
-    modules, packages = clients = [scheduler.client(tenant=tenant) for tenant in TENANTS]
+async def census(clients: Sequence[Client], files: list[Path], folder: Path, checks: Checks) -> None:
+    modules, packages = clients
     by_tenant = {tenant: [file for file in files if tenant_of(file) == tenant] for tenant in TENANTS}
     busy = files[:: max(len(files) // 3, 1)][:3]  # in use at the first two attempts
     target = folder / "correct.py"
@@ -251,15 +254,41 @@ def print_speed(files: int, submitted: float, elapsed: float, lateness: Sequence
     print(f" {max(lateness):.0f} ms at most\n")
 
 
+# -- who does it -----------------------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def one_process(folder: str) -> AsyncIterator[Callable[[str], Client]]:
+    """A scheduler and its workers in this process, on a file. Yields what makes a client for a tenant."""
+    async with Scheduler(app, database=f"{folder}/census.db") as scheduler:
+        yield lambda tenant: scheduler.client(tenant=tenant)
+
+
+@asynccontextmanager
+async def a_cluster(folder: str) -> AsyncIterator[Callable[[str], Client]]:
+    """Two nodes, two workers, a NATS server and a PostgreSQL server, each a process of its own."""
+    processes = max((os.cpu_count() or 1) // 2, 1)  # for each of the two workers
+    options = LocalOptions(
+        nodes=2, workers=2, env={"PYTHONPATH": str(Path(__file__).parent)},
+        worker_arguments=["--app", "app:app", "--processes", str(processes)], log=f"{folder}/cluster.log",
+    )  # fmt: skip
+    async with LocalCluster(options) as cluster:
+        yield lambda tenant: Client(cluster.address, tenant=tenant, connect_timeout="30s")
+
+
 async def main() -> int:
     parser = argparse.ArgumentParser(description="Count Python's standard library.")
     parser.add_argument("--sample", type=int, help="count only so many files")
-    files = modules_of_the_library(parser.parse_args().sample)
+    parser.add_argument("--cluster", action="store_true", help="on a cluster of processes instead of in this one")
+    options = parser.parse_args()
+    files = modules_of_the_library(options.sample)
     checks = Checks()
     print(f"a census of the standard library: {len(files)} files in {LIBRARY}, on {os.cpu_count()} cores\n")
     with tempfile.TemporaryDirectory(prefix="foliot-census-") as folder:
-        async with Scheduler(app, database=f"{folder}/census.db") as scheduler:
-            await census(scheduler, files, Path(folder), checks)
+        async with AsyncExitStack() as stack:
+            client_of = await stack.enter_async_context(a_cluster(folder) if options.cluster else one_process(folder))
+            clients = [await stack.enter_async_context(client_of(tenant)) for tenant in TENANTS]
+            await census(clients, files, Path(folder), checks)
     print(f"\n{checks.failed} checks failed" if checks.failed else "\nall as expected")
     return 1 if checks.failed else 0
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,14 @@ FLOOR = """
 import json, sys
 assert sys.argv[2] == "lease"
 print("hello")
+print(json.dumps({"tasks_per_s": int(sys.argv[1])}))
+"""
+
+CLUSTER_FLOOR = """
+import json, os, sys
+assert sys.argv[2] == "lease"
+assert os.environ["NATS"].startswith("nats://127.0.0.1:")
+assert os.environ["DSN"].startswith("postgresql://")
 print(json.dumps({"tasks_per_s": int(sys.argv[1])}))
 """
 
@@ -64,6 +74,48 @@ def test_throughput_says_how_many_and_where_the_time_went(tmp_path: Path) -> Non
     assert {*STAGES, "loop_thread", "store_threads", "store_busy", "gc", "wall"} == set(stages)
     assert sum(stages[name] for name in STAGES) == pytest.approx(stages["loop_thread"], abs=0.2)
     assert figures["hot"]
+
+
+@pytest.fixture
+def open_path() -> Iterator[Path]:
+    """A folder another user can get to: root's database runs as somebody else."""
+    with scratch(tempfile.gettempdir()) as folder:
+        path = Path(folder)
+        path.chmod(0o711)
+        (path / "empty").mkdir(mode=0o711)
+        yield path
+
+
+def test_a_cluster_is_measured_by_process_and_against_a_floor_on_its_servers(open_path: Path) -> None:
+    floor = open_path / "floor.py"
+    floor.write_text(CLUSTER_FLOOR)
+
+    figures = measure(
+        open_path / "empty", "throughput", "--cluster", "--tasks", "600", "--repeat", "1", "--slots", "8", "--profile",
+        "--floor", str(floor),
+    )  # fmt: skip
+
+    used = figures["cpu_us_per_task"]
+    assert {"client", "node", "worker", "nats", "postgres", "all"} == set(used)
+    assert used["all"] == pytest.approx(sum(used.values()) - used["all"], abs=0.1)
+    assert used["node"] > 0
+    assert figures["tasks"] == figures["floor_tasks_per_s"] == 600
+    assert figures["floor_ratio"] == pytest.approx(figures["tasks_per_s"] / 600, abs=0.001)
+    assert {"node-1", "worker-1", "client"} == set(figures["profiles"])
+    assert figures["profiles"]["node-1"]["stages"]["store_loop"] > 0
+    assert figures["profiles"]["worker-1"]["hot"]
+
+
+def test_the_latency_of_a_cluster_and_of_questions_about_100_tasks(open_path: Path) -> None:
+    figures = measure(
+        open_path / "empty", "latency", "--cluster", "--repeat", "1", "--slots", "8", "--seconds", "0.5", "--rate", "200",
+        "--queries", "5", "--nodes", "2", "--workers", "2",
+    )  # fmt: skip
+
+    assert figures["tasks"] == 100
+    assert 0 < figures["p50_ms"] <= figures["p95_ms"] <= figures["max_ms"]
+    assert 0 < figures["query_100_p50_ms"] <= figures["query_100_p95_ms"]
+    assert set(figures["idle_percent"]) == {"client", "node", "worker", "nats", "postgres"}
 
 
 def test_latency_from_inside_and_from_another_process(tmp_path: Path) -> None:

@@ -68,3 +68,12 @@ def test_the_census_prints_the_same_every_time(runs: list[subprocess.CompletedPr
 def _without_times(output: str) -> list[str]:
     text = re.sub(r"foliot-census-\w+", "foliot-census", output)
     return [line for line in text.splitlines() if not re.search(r"submitted in|late by|^\d{4}-\d\d-\d\d", line)]
+
+
+def test_a_cluster_of_processes_counts_the_same() -> None:
+    command = [sys.executable, str(CENSUS), "--cluster", "--sample", "20"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1] == "all as expected"
+    assert re.search(r"ledger: 44 accepted, .* 1 cancelled, .* 0 waiting, 0 running", done.stdout)
