@@ -24,8 +24,8 @@ class _Part(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fiel
 
 
 class Crash(_Part, frozen=True, tag="crash"):
-    """End a process. `how`: kill (no code of it runs any more), power (its whole machine), stop (asked to leave, killed
-    after the grace). It is started again after `down_ms`; -1: only when the run heals."""
+    """End a process, or the servers `db` and `broker`. `how`: kill (no code of it runs any more), power (its whole machine),
+    stop (asked to leave, killed after the grace). It is started again after `down_ms`; -1: only when the run heals."""
 
     at_ms: int
     process: str
@@ -127,8 +127,45 @@ class StoreTrouble(_Part, frozen=True, tag="store_trouble"):
     slow_ms: int = 0
 
 
+class FailOver(_Part, frozen=True, tag="fail_over"):
+    """Let a database server fail over: connections are lost and what is under way is undone, it is away, then takes no
+    writes for a while. Nothing that was answered is lost."""
+
+    at_ms: int
+    down_ms: int = 500
+    read_only_ms: int = 1_000
+
+
+class RowLock(_Part, frozen=True, tag="row_lock"):
+    """Let another session of the database server hold a shard's row."""
+
+    at_ms: int
+    shard: int
+    for_ms: int
+
+
+class BrokerTrouble(_Part, frozen=True, tag="broker_trouble"):
+    """Make the broker fail: per thousand of entries that nobody takes, of entries that are stored and not confirmed, of
+    acknowledgements that are lost, of entries that are lost on their way to who reads them."""
+
+    at_ms: int
+    for_ms: int
+    refused: int = 0
+    unanswered: int = 0
+    unacknowledged: int = 0
+    undelivered: int = 0
+
+
+class BrokerWipe(_Part, frozen=True, tag="broker_wipe"):
+    """Delete the `consumers` of all streams, or every `stream` with all it has."""
+
+    at_ms: int
+    gone: str = "stream"
+
+
 Fault = (
     Crash | CrashAt | Pause | Slow | Partition | Block | Lossy | ClockStep | ClockFreeze | ClockDrift | StoreTrouble
+    | FailOver | RowLock | BrokerTrouble | BrokerWipe
 )  # fmt: skip
 
 
@@ -170,6 +207,7 @@ class Submit(_Part, frozen=True, tag="submit"):
     require: list[str] = []
     dead_letter: bool = True
     payload_bytes: int = 16
+    one_way: bool = False  # by the broker; nobody hears of the ids, so nothing is done with `ref`
 
 
 class Cancel(_Part, frozen=True, tag="cancel"):
@@ -340,10 +378,14 @@ class Options(_Part, frozen=True):
     step_us: int = 0  # what a step costs, of every process
     synchronous: str = "full"  # full | normal: whether power loss may take back commits
     reverse_selects: bool = False
+    database: str = "sqlite"  # sqlite | postgres: whether it behaves as a server does that fails over
     lane_window: int = 8_192  # extreme values of the shard's bounds
     timer_horizon_ms: int = 60_000
     timers_max: int = 100_000
     drain_max: int = 64
+    broker: bool = False  # whether there is one, on a machine `broker`: what is `one_way` needs it
+    broker_sync: str = "lazy"  # lazy | always: whether power loss may take back what it has confirmed
+    broker_waiting: int = 10_000  # entries of one tenant in one shard
     timings: Timings = Timings()
 
 

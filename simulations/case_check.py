@@ -12,16 +12,20 @@ from typing import Any, Final
 import msgspec
 
 from ..actors.schedule_messages import MISSED, OVERLAPS, REPROCESS
-from .case import Case, CommandSchedule, Crash, CrashAt, InvalidCaseError, Options
+from .case import Case, CommandSchedule, Crash, CrashAt, InvalidCaseError, Options, Submit
 from .points import NAMES
 
 DB: Final = "db"
 CLIENT: Final = "client"
+BROKER: Final = "broker"
 _WORDS: Final[dict[str, tuple[str, ...]]] = {
     "how": ("kill", "power", "stop"),
     "point": ("", *NAMES),
     "schedule": ("random", "round_robin", "burst"),
     "synchronous": ("full", "normal"),
+    "database": ("sqlite", "postgres"),
+    "broker_sync": ("lazy", "always"),
+    "gone": ("stream", "consumers"),
     "dst_gap": ("shift", "skip"),
     "dst_overlap": ("first", "last", "both"),
     "excluded": ("skip", "next", "previous"),
@@ -33,9 +37,9 @@ _WORDS: Final[dict[str, tuple[str, ...]]] = {
     "reprocess": REPROCESS,
 }
 _SIGNED: Final = ("by_ms", "start_ms", "from_ms", "until_ms", "anchor_ms")
-_PER_THOUSAND: Final = ("loss", "duplicate", "reorder", "refused", "unknown")
+_PER_THOUSAND: Final = ("loss", "duplicate", "reorder", "refused", "unknown", "unanswered", "unacknowledged", "undelivered")
 _PPM: Final = ("ppm", "drift_ppm")
-_FROM_ONE: Final = ("nth", "slots", "concurrency", "lane_window", "drain_max", "timers_max")
+_FROM_ONE: Final = ("nth", "slots", "concurrency", "lane_window", "drain_max", "timers_max", "broker_waiting")
 _FROM_ZERO: Final = ("workers", "count", "payload_bytes")
 _MACHINES_MAX: Final = 1_000
 _PPM_MAX: Final = 500_000  # a clock that stands or runs backwards never gets anywhere
@@ -59,11 +63,12 @@ def _problems(case: Case) -> Iterator[str]:
     if options.nodes < 1:
         yield f"nodes is {options.nodes}, expected 1 at least (options)"
     nodes, workers = _names("n", options.nodes), _names("w", 0 if options.embedded else options.workers)
-    machines = nodes if options.embedded else [*nodes, *workers, CLIENT, DB]
+    machines = nodes if options.embedded else [*nodes, *workers, CLIENT, DB, *([BROKER] if options.broker else [])]
     for number, fault in enumerate(case.faults):
         at = f"faults[{number}]"
         yield from _numbers(at, fault)
-        processes = [*nodes, *workers, CLIENT, *([DB] if isinstance(fault, Crash) else [])]
+        servers = [DB, *([BROKER] if options.broker else [])] if isinstance(fault, Crash) else []
+        processes = [*nodes, *workers, CLIENT, *servers]
         yield from _known(at, fault, "process", processes)
         for field in ("machine", "source", "target"):
             yield from _known(at, fault, field, machines)
@@ -76,6 +81,8 @@ def _problems(case: Case) -> Iterator[str]:
         at = f"work[{number}]"
         yield from _numbers(at, entry)
         yield from _known(at, entry, "worker", workers)
+        if isinstance(entry, Submit) and entry.one_way and not options.broker:
+            yield f"there is no broker for what is one way ({at})"
 
 
 def _names(prefix: str, many: int) -> list[str]:

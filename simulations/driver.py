@@ -32,6 +32,7 @@ from ..sdk.client_submit import Submitter
 from ..transports import api
 from ..transports.repeats import RETRYABLE
 from .acts import handler_of
+from .broker_client import Poster
 from .bus import SimBus
 from .case import (
     Backfill,
@@ -72,6 +73,7 @@ class Driver:
         self._channel = SimChannel(bus, nodes)
         self.clerk = Clerk(process, self._channel, self._world.options.start_ms)
         self._submitters: dict[str, Submitter] = {}
+        self._poster = Poster(process) if self._world.broker is not None else None
         self._refs: dict[str, list[int]] = {}
         self._unanswered: dict[str, Callable[[], None]] = {}  # by request id: says that its outcome is unknown
         self._known: dict[str, None] = {}  # refs that were submitted or given up
@@ -111,6 +113,10 @@ class Driver:
     async def _submit(self, entry: Submit) -> None:
         specs = specs_of(entry, self._process.clock.now_ms())
         self._refs.setdefault(entry.ref, [])
+        if entry.one_way:
+            assert self._poster is not None, "the case has no broker"
+            await self._poster.post(entry, specs)
+            return
         for start in range(0, len(specs), _BATCH):
             await self._submit_part(entry, specs[start : start + _BATCH])
         self._known[entry.ref] = None
@@ -162,6 +168,8 @@ class Driver:
         """The process has died: nobody will hear what became of its submissions."""
         for tell_unknown in list(self._unanswered.values()):
             tell_unknown()
+        if self._poster is not None:
+            self._poster.give_up()
 
     # -- commands ----------------------------------------------------------------------------------------------------
 

@@ -7,22 +7,26 @@ from typing import Any, assert_never
 
 from .case import (
     Block,
+    BrokerTrouble,
+    BrokerWipe,
     ClockDrift,
     ClockFreeze,
     ClockStep,
     Crash,
     CrashAt,
+    FailOver,
     Fault,
     Lossy,
     Partition,
     Pause,
+    RowLock,
     Slow,
     StoreTrouble,
 )
 from .history import ClockChanged
 from .loop import MS
 from .network import Quality
-from .world import DB, Points, World
+from .world import BROKER, DB, Points, World
 
 
 class Faults:
@@ -46,6 +50,10 @@ class Faults:
         world = self._world
         world.points = Points(world)  # nothing armed
         world.troubles.clear()
+        if world.broker is not None:
+            world.broker.heal()
+        if world.database_server is not None:
+            world.database_server.heal()
         world.network.heal()
         world.resume_all()
         for program in world.programs.values():
@@ -118,6 +126,24 @@ class Faults:
             case StoreTrouble():
                 world.troubles.append(fault)
                 self._until(fault.for_ms, lambda: world.troubles.remove(fault) if fault in world.troubles else None)
+            case FailOver():
+                if world.database_server is None:
+                    return False
+                world.database_server.fail_over(fault.down_ms * MS, fault.read_only_ms * MS)
+            case RowLock():
+                if world.database_server is None:
+                    return False
+                world.database_server.hold_row(fault.shard, fault.for_ms * MS)
+            case BrokerTrouble():
+                if world.broker is None:
+                    return False
+                troubles = world.broker.troubles
+                troubles.append(fault)
+                self._until(fault.for_ms, lambda: troubles.remove(fault) if fault in troubles else None)
+            case BrokerWipe():
+                if world.broker is None:
+                    return False
+                world.broker.wipe(fault.gone)
             case _:
                 assert_never(fault)
         return True
@@ -128,6 +154,10 @@ class Faults:
         if fault.process == DB:
             world.power_off(world.db.machine.name, down_ns=down_ns)
             return True
+        if fault.process == BROKER:
+            if world.broker is not None:
+                world.broker.crash(fault.how, down_ns)
+            return world.broker is not None
         if fault.how == "stop":
             return world.stop(fault.process, down_ns=down_ns)
         if fault.how == "power":

@@ -12,9 +12,18 @@ from typing import Any, Final
 from .case import Case
 from .draws import Dice
 from .plan_faults import FaultMaker
-from .plan_options import options_for, with_overrides, zone_at
+from .plan_options import broker_options, options_for, with_overrides, zone_at
 from .plan_work import WorkMaker
-from .profiles import ON_ONE_MACHINE, PROFILES, WITHOUT_CLUSTER, Profile, families_of, features_of, profile_of
+from .profiles import (
+    ON_ONE_MACHINE,
+    PROFILES,
+    SERVER_FAMILIES,
+    WITHOUT_CLUSTER,
+    Profile,
+    families_of,
+    features_of,
+    profile_of,
+)
 
 __all__ = ["PROFILES", "plan"]
 
@@ -31,6 +40,10 @@ def plan(seed: int, profile: str = "", **overrides: Any) -> Case:
     if options.embedded:
         families = [name for name in families if name in ON_ONE_MACHINE]
         features = [name for name in features if name not in WITHOUT_CLUSTER]
+    if "one_way" in features:
+        options = with_overrides(options, broker_options(Dice(seed, "options/broker"), overrides))
+    if any(name in SERVER_FAMILIES for name in families):
+        options = with_overrides(options, {"database": "postgres", **overrides})
     sizes = Dice(seed, "sizes")
     total, tasks = _number_of_faults(kind, sizes), sizes.between(*kind.tasks)
     faults = FaultMaker(seed, options, longest_ms=kind.longest_ms, hostile=kind.name == "hostile_clocks")

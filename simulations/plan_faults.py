@@ -11,16 +11,20 @@ from typing import Any, Final
 
 from .case import (
     Block,
+    BrokerTrouble,
+    BrokerWipe,
     ClockDrift,
     ClockFreeze,
     ClockStep,
     Crash,
     CrashAt,
+    FailOver,
     Fault,
     Lossy,
     Options,
     Partition,
     Pause,
+    RowLock,
     Slow,
     StoreTrouble,
 )
@@ -48,6 +52,8 @@ class FaultMaker:
         self._workers = [] if options.embedded else [f"w{number}" for number in range(1, options.workers + 1)]
         self._machines = self._nodes if options.embedded else [*self._nodes, *self._workers, "client", "db"]
         self._clocks = [name for name in self._machines if name != "db"]  # the store reads no clock of its own
+        if options.broker:
+            self._machines.append("broker")  # whose clock nobody sets, see `jetstream_server`
         moments = Dice(seed, "faults/moments")
         busy_ms = options.duration_ms * _MOST_BUSY // 100
         self._crowded = [moments.below(busy_ms) for _ in range(moments.pick((0, 1, 1, 2, 3)))]
@@ -72,7 +78,9 @@ class FaultMaker:
             "stop": lambda dice: self._crash(dice, "stop"), "crash_at": self._crash_at, "pause": self._pause,
             "slow": self._slow, "partition": self._partition, "block": self._block, "lossy": self._lossy,
             "clock_step": self._clock_step, "clock_freeze": self._clock_freeze, "clock_drift": self._clock_drift,
-            "store": self._store, "db_power": self._db_power,
+            "store": self._store, "db_power": self._db_power, "broker": self._broker, "broker_crash": self._broker_crash,
+            "fail_over": self._fail_over, "row_lock": self._row_lock,
+            "broker_wipe": self._broker_wipe, "broker_cut": self._broker_cut,
         }  # fmt: skip
         dice = self._dice.get(family)
         if dice is None:
@@ -202,6 +210,33 @@ class FaultMaker:
     def _db_power(self, dice: Dice) -> list[Fault]:
         at_ms, down_ms = self._span(dice, 5_000)
         return [Crash(at_ms, "db", "power", down_ms)]
+
+
+    def _fail_over(self, dice: Dice) -> list[Fault]:
+        at_ms, down_ms = self._span(dice, 5_000)
+        return [FailOver(at_ms, down_ms, _some(dice, 5_000))]
+
+    def _row_lock(self, dice: Dice) -> list[Fault]:
+        at_ms, for_ms = self._span(dice, 10_000)
+        return [RowLock(at_ms, dice.below(self._options.slots), for_ms)]
+
+    # -- the broker --------------------------------------------------------------------------------------------------------
+
+    def _broker(self, dice: Dice) -> list[Fault]:
+        at_ms, for_ms = self._span(dice)
+        names = ("refused", "unanswered", "unacknowledged", "undelivered")
+        return [BrokerTrouble(at_ms, for_ms, **{name: _some(dice, 300) for name in names})]
+
+    def _broker_crash(self, dice: Dice) -> list[Fault]:
+        at_ms, down_ms = self._span(dice, 5_000)
+        return [Crash(at_ms, "broker", dice.pick(("kill", "power")), down_ms)]
+
+    def _broker_wipe(self, dice: Dice) -> list[Fault]:
+        return [BrokerWipe(self._moment(dice, 0), dice.pick(("stream", "consumers", "consumers")))]
+
+    def _broker_cut(self, dice: Dice) -> list[Fault]:
+        at_ms, for_ms = self._span(dice)
+        return [Partition(at_ms, [["broker"], [dice.pick([*self._nodes, "client"])]], for_ms)]
 
 
 def _from_goals(faults: list[Fault]) -> list[Fault]:

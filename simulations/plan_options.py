@@ -96,6 +96,12 @@ def options_for(profile: Profile, dice: Dice) -> Options:
     return Options(**fields)
 
 
+def broker_options(dice: Dice, overrides: dict[str, Any]) -> dict[str, Any]:
+    """Return the options of the broker, of a case that has one."""
+    drawn = {"broker": True, "broker_sync": dice.pick(("lazy", "lazy", "always")), "broker_waiting": dice.pick((10_000, 8))}
+    return {**drawn, **{name: value for name, value in overrides.items() if name in drawn}}
+
+
 def zone_at(start_ms: int) -> str:
     """Return the zone whose clocks change within three hours of the start of a case of the profile `dst`, empty if none."""
     near = [zone for zone, change_ms in CHANGES if 0 < change_ms - start_ms < 3 * _HOUR_MS]

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
+import msgspec
+
 from .case import Cancel, Options, Purge, Retry, RollingRestart, Scale, SetQueue, SetTenant, Submit, Work
 from .draws import Dice
 from .plan_schedules import ScheduleMaker
@@ -78,6 +80,9 @@ class WorkMaker:
             left -= submit.count
             submits.append(submit)
         work: list[Work] = [*submits, *self._commands(submits)]
+        if "one_way" in self._features:
+            dice = self._of("one_way")
+            work = [self._one_way(entry) if isinstance(entry, Submit) and dice.chance(1, 2) else entry for entry in work]
         for feature, make in (
             ("pauses", self._pauses), ("queue_limits", self._queue_limits), ("tenant_limits", self._tenant_limits),
             ("retention", self._purges), ("scaling", self._scalings), ("rolling", self._restarts),
@@ -90,6 +95,10 @@ class WorkMaker:
             )
             work += maker.make()
         return sorted(work, key=lambda entry: entry.at_ms)
+
+    def _one_way(self, entry: Submit) -> Submit:
+        """Return it as it goes through the broker: without a key to be known by, since its own payload is what it has."""
+        return msgspec.structs.replace(entry, one_way=True, dedupe_key="")
 
     def _of(self, feature: str) -> Dice:
         dice = self._dice.get(feature)

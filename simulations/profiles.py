@@ -26,6 +26,14 @@ FEATURES: Final = (
 )  # fmt: skip
 """`bursts`: up to 30 tasks at once. `deadlines`: wait and total timeouts. `bulk`: payloads of 0 bytes or many."""
 
+MAIL: Final = ("one_way",)
+"""A feature of the profiles that have a broker: half of what is submitted goes through it."""
+
+SERVER_FAMILIES: Final = ("fail_over", "row_lock")
+"""Families of the profile whose database is a server."""
+
+BROKER_FAMILIES: Final = ("broker", "broker_crash", "broker_wipe", "broker_cut")
+
 SCHEDULING: Final = ("schedules", "schedule_commands", "calendars", "backfills")
 """Features of the profiles that have schedules."""
 
@@ -55,9 +63,21 @@ class Profile:
     longest_ms: int = 20_000
 
 
+_OF_MAIL: Final = tuple(
+    name for name in FEATURES if name not in ("dedupe", "queue_limits", "tenant_limits", "retention")
+)
+"""An inbox leaves out what a limit forbids, and says so to nobody: then no observer can tell what had to be accepted."""
+
 _ALL: Final = (
-    Profile("swarm", 420),
-    # These two have their part of what was the swarm's: a seed that draws any other profile draws it still.
+    Profile("swarm", 350),
+    # These have their part of what was the swarm's: a seed that draws any other profile draws it still.
+    Profile(
+        "failover", 30, families=(*FAMILIES, *SERVER_FAMILIES), always=SERVER_FAMILIES, faults=(4, 20), tasks=(60, 200),
+    ),
+    Profile(
+        "mail", 40, families=(*FAMILIES, *BROKER_FAMILIES), always=("broker",), faults=(4, 20), tasks=(60, 200),
+        features=(*_OF_MAIL, *MAIL), needs=MAIL,
+    ),
     Profile("schedules", 40, features=(*FEATURES, *SCHEDULING), needs=("schedules",), tasks=(20, 100), faults=(3, 20)),
     Profile("dst", 20, features=SCHEDULING, needs=("schedules", "calendars"), tasks=(5, 20), faults=(0, 15)),
     Profile("everything", 190, choice="all", feature_choice="all", faults=(10, 25), tasks=(100, 250)),

@@ -23,11 +23,14 @@ from ..sdk.runner import ThreadsOf
 from ..sdk.worker import Worker, WorkerConfig
 from ..stores.hosting import poison_in, shards_on
 from ..transports.gateway import Gateway
+from ..transports.nats.inboxes import InboxConfig, Inboxes
+from ..transports.nats.mail import MailConfig
 from .bus import SimBus
 from .case import Options
 from .client import serve_gateway
+from .jetstream import SimJetStream
 from .process import Process
-from .store import SimStore
+from .server_store import store_of
 from .threads import NoThreads
 
 Apps = Callable[[Process, Callable[[], str]], Sequence[Foliot]]
@@ -42,7 +45,7 @@ def node_program(
     functions. `declare`: what puts the schedules that code declares, at each start."""
 
     async def main(process: Process) -> None:
-        bus, store = SimBus(process), SimStore(process)
+        bus, store = SimBus(process), store_of(process)
         timings = options.timings
         membership = MembershipConfig(interval_ms=timings.node_heartbeat_ms, dead_after_ms=timings.node_dead_ms)
         config = NodeConfig(
@@ -80,6 +83,12 @@ def node_program(
                 if process.is_leaving:
                     return
                 closing.append(serve_gateway(bus, gateway, process.name))
+                if options.broker:
+                    inboxes = Inboxes(
+                        SimJetStream(process), bus=bus, hosted=lambda: node.hosted, set_aside=store.set_aside,
+                        clock=process.clock, config=InboxConfig(mail_config(options)), counts=gateway.edge_counts,
+                    )  # fmt: skip
+                    group.start_soon(inboxes.run, name="inboxes")
                 if declare is not None:
                     group.start_soon(declare, process, gateway, name="declarations")
                 if apps is None or not options.embedded:
@@ -95,6 +104,10 @@ def node_program(
             await node.run(shards_on(store, shard_config(options), node=process.name), started=started)
 
     return main
+
+
+def mail_config(options: Options) -> MailConfig:
+    return MailConfig(options.slots, max_waiting=options.broker_waiting)
 
 
 def shard_config(options: Options) -> ShardConfig:

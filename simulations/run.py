@@ -20,10 +20,12 @@ from .bus import SimBus
 from .case import Case, PutSchedule, SetQueue, SetTenant, Submit
 from .client import SimChannel
 from .database import empty_database
+from .database_server import DatabaseServer
 from .driver import Driver, given_of
 from .faults import Faults
 from .history import Final as End
 from .history import Healed, Oracle, Violation
+from .jetstream_server import JetStreamServer
 from .journal import logs_into
 from .loop import MS, NS, SimulationError
 from .ordering import ordered_scopes
@@ -158,6 +160,10 @@ class _Run:
     def _build(self) -> None:
         world, case = self._world, self._case
         options = case.options
+        if options.broker:
+            world.broker = JetStreamServer(world, is_lazy=options.broker_sync == "lazy")
+        if options.database == "postgres":
+            world.database_server = DatabaseServer(world)
         witness = Witness(world)
         costs: dict[str, int] = {"default": 1}
         for work in case.work:
@@ -234,7 +240,7 @@ class _Run:
         await _until(self._world, loop.now_ns + _REST_NS)  # nodes that were started just now take their slots
         ended = survey.ended()
         while loop.now_ns < min(deadline_ns, last_ns):
-            if self._is_done and await survey.is_whole():
+            if self._is_done and not _waiting_at_broker(self._world) and await survey.is_whole():
                 return
             await _until(self._world, loop.now_ns + 500 * MS)
             before, ended = ended, survey.ended()
@@ -264,6 +270,10 @@ class _Run:
                     found.at_ns, "world", 0, "violation", oracle=found.oracle, kind=found.kind, subject=found.subject,
                     text=found.text,
                 )  # fmt: skip
+
+
+def _waiting_at_broker(world: World) -> int:
+    return world.broker.waiting if world.broker is not None else 0
 
 
 async def _nothing() -> None:

@@ -51,7 +51,7 @@ class SimStore:
             process.point("store.claim.after")
             return image
 
-        return await self._call("claim", claim)
+        return await self._call("claim", claim, shard=shard)
 
     async def commit(self, changes: ShardChanges) -> None:
         turn = Turn(changes)
@@ -141,9 +141,11 @@ class SimStore:
 
     # -- the way there and back --------------------------------------------------------------------------------------
 
-    async def _call(self, what: str, action: Callable[[], R], changes: ShardChanges | None = None) -> R:
-        """Run an action at the database. `changes`: of a commit. Raises: StoreError with nothing done, of a commit
-        CommitUnknownError if nobody knows whether it was; what the action raises."""
+    async def _call(
+        self, what: str, action: Callable[[], R], changes: ShardChanges | None = None, *, shard: int = -1
+    ) -> R:  # fmt: skip
+        """Run an action at the database. `changes`: of a commit; `shard`: of a claim. Raises: StoreError with nothing done,
+        of a commit CommitUnknownError if nobody knows whether it was; what the action raises."""
         if self._is_closed:
             raise StoreError("the store is closed; expected one in use")
         process, world = self._process, self._world
@@ -151,7 +153,7 @@ class SimStore:
         if not process.is_dead:
             trouble = world.store_trouble(process, what)
             if trouble == "refused":
-                world.answer_later(process, _resolve, future, None, StoreError(f"{what} was refused by the database"))
+                world.answer_later(process, resolve, future, None, StoreError(f"{what} was refused by the database"))
             else:
                 call = _Call(process, what, action, future, trouble, changes)
                 world.reach_database(process, call.arrive, call.miss)
@@ -178,7 +180,7 @@ class _Call:
 
     def miss(self) -> None:
         """The database cannot be reached; in the process's lane, as what follows but for `arrive`."""
-        _resolve(self._future, None, StoreError(f"{self._what}: the database is out of reach"))
+        resolve(self._future, None, StoreError(f"{self._what}: the database is out of reach"))
 
     def arrive(self) -> None:
         """It is at the database; in the database's lane."""
@@ -195,12 +197,12 @@ class _Call:
 
     def deliver(self) -> None:
         """The answer is back."""
-        _resolve(self._future, self._result, self._error)
+        resolve(self._future, self._result, self._error)
 
     def lose(self) -> None:
         """The answer was lost on its way."""
         error: StoreError | None = self._unknown()
-        _resolve(self._future, None, error or StoreError(f"{self._what}: no answer came from the database"))
+        resolve(self._future, None, error or StoreError(f"{self._what}: no answer came from the database"))
 
     def _unknown(self) -> StoreError | None:
         changes = self._changes
@@ -216,7 +218,7 @@ Backfills = list[tuple[BackfillRow, str]]
 Calendars = list[Calendar]
 
 
-def _resolve(future: asyncio.Future[Any], result: Any, error: Exception | None) -> None:
+def resolve(future: asyncio.Future[Any], result: Any, error: Exception | None) -> None:
     if future.done():
         return
     if error is None:

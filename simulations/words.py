@@ -12,6 +12,8 @@ import msgspec
 from .case import (
     Backfill,
     Block,
+    BrokerTrouble,
+    BrokerWipe,
     Cancel,
     Case,
     ClockDrift,
@@ -20,6 +22,7 @@ from .case import (
     CommandSchedule,
     Crash,
     CrashAt,
+    FailOver,
     Fault,
     Lossy,
     Options,
@@ -29,6 +32,7 @@ from .case import (
     PutSchedule,
     Retry,
     RollingRestart,
+    RowLock,
     Scale,
     SetCalendar,
     SetQueue,
@@ -105,6 +109,16 @@ def fault_words(fault: Fault) -> str:
             parts += [f"{fault.unknown / 10:g} % of commits unanswered"] if fault.unknown else []
             parts += [f"{span(fault.slow_ms)} slower"] if fault.slow_ms else []
             return f"the store is in trouble for {span(fault.for_ms)}: {', '.join(parts) or 'nothing'}"
+        case FailOver():
+            return f"the database fails over: away for {span(fault.down_ms)}, then read-only for {span(fault.read_only_ms)}"
+        case RowLock():
+            return f"the row of shard {fault.shard} is held by another session for {span(fault.for_ms)}"
+        case BrokerTrouble():
+            named = ("refused", "unanswered", "unacknowledged", "undelivered")
+            parts = [f"{getattr(fault, name) / 10:g} % {name}" for name in named if getattr(fault, name)]
+            return f"the broker is in trouble for {span(fault.for_ms)}: {', '.join(parts) or 'nothing'}"
+        case BrokerWipe():
+            return f"the broker loses {'its streams' if fault.gone == 'stream' else 'all consumers'}"
 
 
 _BACKFILL_TOLD: Final = ("at_ms", "name", "tenant", "from_ms", "until_ms")

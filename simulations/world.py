@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from ..runtime.rng import Rng
 from .case import Options, StoreTrouble
@@ -20,11 +20,16 @@ from .network import Network
 from .process import Process
 from .trace import Trace
 
+if TYPE_CHECKING:
+    from .database_server import DatabaseServer
+    from .jetstream_server import JetStreamServer
+
 Main = Callable[[Process], Awaitable[None]]
 _UNREACHABLE_NS: Final = 500 * MS  # until a connection that leads nowhere is given up
 _RESTART_NS: Final = NS  # a program that ended by a failure is started again after this
 _STOP_GRACE_NS: Final = 60 * NS
 DB: Final = "db"
+BROKER: Final = "broker"
 
 
 @dataclass
@@ -61,6 +66,8 @@ class World:
         self.machines: dict[str, Machine] = {}
         self.programs: dict[str, Program] = {}
         self.points: Points | None = None
+        self.broker: JetStreamServer | None = None
+        self.database_server: DatabaseServer | None = None
         self.troubles: list[StoreTrouble] = []
         self.figures: dict[str, int] = {}
         self.tenants: dict[str, str] = {}
@@ -205,6 +212,8 @@ class World:
         self.loop.trace.note(self.loop.now_ns, DB, 1, "power", taken=taken)
         if taken:
             self.observe(TakenBack(self.loop.now_ns, taken))
+        if self.database_server is not None:
+            self.database_server.fail_over(max(down_ns, MS), 0)
         self._db_down += 1
         self.loop.at(self.loop.now_ns + max(down_ns, MS), self.loop.system, self._database_back)
 

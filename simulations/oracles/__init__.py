@@ -11,6 +11,7 @@ from .bounds import Bounds, bounds_of
 from .decided import Decided
 from .delivery import Cancelled, Once
 from .edges import Hygiene, Mailbox, Unhandled
+from .inboxes import Inboxes
 from .leases import Leases
 from .limits import Limits
 from .liveness import Live
@@ -29,7 +30,7 @@ __all__ = ["ORACLES", "Bounds", "bounds_of", "standard"]
 
 ORACLES: Final[tuple[type[Watch], ...]] = (
     Owner, Unique, Legal, Ledger, Lost, Dedupe, Leases, Once, Early, Expiry, Retries, DeadLetters, Cancelled, Limits, Order,
-    Ticks, Decided, Overlaps, Orders, Backfills, Mailbox, Unhandled, Hygiene, Live,
+    Ticks, Decided, Overlaps, Orders, Backfills, Inboxes, Mailbox, Unhandled, Hygiene, Live,
 )  # fmt: skip
 """All of them, those first whose violations explain those of others."""
 

@@ -18,9 +18,11 @@ from ..case import (
     ClockFreeze,
     ClockStep,
     Crash,
+    FailOver,
     Lossy,
     Partition,
     Pause,
+    RowLock,
     Slow,
     StoreTrouble,
     Submit,
@@ -28,6 +30,7 @@ from ..case import (
 
 Labels = tuple[tuple[str, str], ...]
 _FOREVER_MS: Final = 1 << 50
+_FOUND_AGAIN_MS: Final = 3_000  # a database server that is back, by all nodes
 
 
 @dataclass(frozen=True)
@@ -146,5 +149,9 @@ def _delays(case: Case) -> Iterator[tuple[int, int]]:
     for fault in case.faults:
         if isinstance(fault, Pause | Slow | Partition | Block | Lossy | StoreTrouble):
             yield fault.at_ms, fault.at_ms + fault.for_ms
+        elif isinstance(fault, FailOver):
+            yield fault.at_ms, fault.at_ms + fault.down_ms + fault.read_only_ms + _FOUND_AGAIN_MS
+        elif isinstance(fault, RowLock):
+            yield fault.at_ms, fault.at_ms + fault.for_ms + _FOUND_AGAIN_MS
         elif isinstance(fault, Crash) and fault.process == "db":
             yield fault.at_ms, fault.at_ms + fault.down_ms if fault.down_ms >= 0 else case.options.duration_ms

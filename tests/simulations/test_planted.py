@@ -29,6 +29,7 @@ QUICK = (
     "early by 500 ms",
     "back-off ignored",
     "backfill cursor runs ahead",
+    "position not stored",
 )
 
 

@@ -16,6 +16,7 @@ from typing import Final
 from foliot.simulations.run import run
 
 from . import canary
+from .broker_bugs import BUGS as BROKER_BUGS
 from .bug import Bug, Catch, hunt
 from .mutants import MUTANTS, is_noticed
 from .patching import planted
@@ -24,7 +25,7 @@ from .schedule_bugs import BUGS as SCHEDULE_BUGS
 from .store_bugs import BUGS as STORE_BUGS
 from .task_bugs import BUGS as TASK_BUGS
 
-BUGS: Final[tuple[Bug, ...]] = (*STORE_BUGS, *TASK_BUGS, *QUEUE_BUGS, *SCHEDULE_BUGS)
+BUGS: Final[tuple[Bug, ...]] = (*STORE_BUGS, *TASK_BUGS, *QUEUE_BUGS, *SCHEDULE_BUGS, *BROKER_BUGS)
 CANARY_SEEDS: Final = range(300)
 
 Hunted = tuple[Catch, float]

@@ -101,7 +101,7 @@ BUGS: Final = (
     Bug(
         "repeated request taken twice",
         "a client that hears no answer and asks again gets its tasks twice",
-        (Edit(Intake, "submit", "given = self._answers.get(message.request_id)", "given = None"),),
+        (Edit(Intake, "take", "given = self._answers.get(_name_of(message))", "given = None"),),
         ("lost:unexpected",),
         profiles=("dedupe", "everything"),
     ),
