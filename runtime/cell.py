@@ -160,7 +160,7 @@ class Cell:
     async def _live(self, actor: Actor[Any], journal: Journal | None) -> None:
         await self._turn(actor, journal, [], starting=True)
         mailbox = self._mailbox
-        while mailbox or not self._retiring:
+        while mailbox or self._reads or not self._retiring:  # a message may wait for what the store says
             if mailbox or self._is_due():
                 await asyncio.sleep(0)  # an actor without a journal must not keep the loop to itself
             else:
@@ -341,6 +341,8 @@ class Cell:
 
     def _forget_read(self, task: asyncio.Task[None]) -> None:
         self._reads.pop(task, None)
+        if self._retiring:
+            self._wake()  # it may have been the last thing to wait for
 
     def _cancel_reads(self) -> list[asyncio.Task[None]]:
         reads = list(self._reads)

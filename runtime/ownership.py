@@ -199,7 +199,7 @@ class Slot:
         actor, journal = await self._make()
         before, self.epoch = self.epoch, journal.epoch
         if journal.epoch != before + 1:
-            self._shut()  # another node had it meanwhile, unnoticed: what lives here on demand is older than what lived there
+            self._shut()  # another node had it meanwhile, unnoticed, and its actors were younger than those that live here
         if self._heard_epoch > journal.epoch:
             raise StaleEpochError(self.number, journal.epoch, self._heard_epoch)
         self._released_by = ""

@@ -74,7 +74,9 @@ class NodeOptions:
     events: bool = False
     replicas: int = 0
     heartbeat_interval_ms: int = 10_000  # of the workers; twice that old, a lease that its worker never got is given up
-    membership: MembershipConfig = field(default_factory=MembershipConfig)
+    membership: MembershipConfig = field(
+        default_factory=lambda: MembershipConfig(interval_ms=2_000, dead_after_ms=6_000)  # its slots work again in 8 s
+    )
     skew: SkewConfig = field(default_factory=SkewConfig)
     presence: PresenceConfig = field(default_factory=PresenceConfig)
     store: PostgresConfig = field(default_factory=PostgresConfig)

@@ -34,12 +34,12 @@ _TOLD_MAX: Final = 65_536
 
 @dataclass(frozen=True)
 class PresenceConfig:
-    """`interval_ms`: between two looks, 0 for none at all. `answer_ms`: how long the broker may take. `misses`: in a row.
-    `settle_ms`: after this node's own connection was made."""
+    """`interval_ms`: between two looks, 0 for none at all. `answer_ms`: how long the broker may take; each look takes as
+    long. `misses`: in a row. `settle_ms`: after this node's own connection was made."""
 
-    interval_ms: int = 1_500
-    answer_ms: int = 500
-    misses: int = 3
+    interval_ms: int = 1_000
+    answer_ms: int = 400
+    misses: int = 3  # nearly three seconds, in which a worker may connect again
     settle_ms: int = 10_000
 
 

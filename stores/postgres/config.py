@@ -22,7 +22,7 @@ class PostgresConfig:
     migrate: bool = True  # bring an older or empty database up to date; else it is refused
     shards_exactly: bool = False  # refuse a database of another number of shards, instead of taking over its number
     readers: int = 4  # connections that answer queries
-    keepers: int = 2  # connections for claims, retention and the like
+    keepers: int = 4  # connections for claims, retention and the like
     group_rows_max: int = 8_192  # rows of turns to a transaction
     connect_timeout_s: float = 5.0
     commit_timeout_s: float = 10.0  # then the connection is given up, and its outcome looked up over a new one

@@ -11,7 +11,7 @@ __all__ = ["open_path"]  # a fixture
 
 def test_sessions_that_only_beat_are_all_heard_and_none_is_given_up(open_path: Path) -> None:
     figures = measure(
-        open_path, "sessions", "--cluster", "--sessions", "60", "--beats", "600", "--seconds", "1", "--slots", "4",
+        open_path / "empty", "sessions", "--cluster", "--sessions", "60", "--beats", "600", "--seconds", "1", "--slots", "4",
         "--repeat", "1",
     )  # fmt: skip
 
@@ -23,8 +23,8 @@ def test_sessions_that_only_beat_are_all_heard_and_none_is_given_up(open_path: P
 
 def test_a_node_and_a_worker_that_go_away_cost_no_task(open_path: Path) -> None:
     figures = measure(
-        open_path, "moves", "--cluster", "--slots", "8", "--rate", "100", "--held", "20", "--kind", "drain", "--kind",
-        "worker_kill",
+        open_path / "empty", "moves", "--cluster", "--slots", "8", "--rate", "100", "--held", "20", "--kind", "drain",
+        "--kind", "worker_kill",
     )  # fmt: skip
 
     assert figures["lost"] == figures["accepted_twice"] == 0

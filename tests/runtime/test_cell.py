@@ -742,6 +742,26 @@ async def test_a_retired_actor_that_has_nothing_to_do_ends_at_once(harness: Harn
         await asyncio.wait_for(life, 5)
 
 
+async def some_steps() -> None:
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+async def test_a_retired_actor_waits_for_what_it_asked_the_store(harness: Harness) -> None:
+    async with harness.running() as life:
+        harness.store.read_gate.clear()
+        harness.tell(Look("a"))
+        await some_steps()
+        harness.cell.retire()
+        await some_steps()
+        assert not life.done()
+
+        harness.store.read_gate.set()
+        await asyncio.wait_for(life, 5)
+
+    assert harness.heard(Seen) == [Seen("a", 0)]
+
+
 async def test_requests_that_wait_when_the_actor_ends_can_be_refused(harness: Harness) -> None:
     asked = asyncio.create_task(harness.ask(Add("a")))
     await asyncio.sleep(0)
