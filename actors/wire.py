@@ -14,8 +14,8 @@ from .schedule_messages import ScheduleAnswer, ScheduleMessage
 
 AnyMessage = (
     m.ShardMessage | m.QueueMessage | m.TenantMessage | m.WorkerMessage | m.SessionMessage
-    | m.TasksSubmitted | m.InboxTaken | m.TasksAnswered | m.TasksEnded | m.TasksDescribed | m.LedgerRead | m.QueueConfigured | m.QueueRead
-    | m.TasksExplained | m.TenantConfigured | m.TasksAdmitted | m.TenantRead | m.WorkerRead | Refusal
+    | m.TasksSubmitted | m.InboxTaken | m.TasksAnswered | m.TasksEnded | m.TasksDescribed | m.LedgerRead | m.QueueConfigured
+    | m.QueueRead | m.TasksExplained | m.TenantConfigured | m.TasksAdmitted | m.TenantRead | m.WorkerRead | Refusal
     | NodeBeat | SlotReleased | SlotClaimed | ScheduleMessage | ScheduleAnswer
     | NodeMessage | NodeAnswer
 )  # fmt: skip
