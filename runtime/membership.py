@@ -288,7 +288,7 @@ class Membership:
             self.ask()  # so that the earlier one hears of this one
 
     def _tell(self) -> None:
-        if self._takes_part or self.replaced_by:
+        if self._takes_part or self._is_leaving or self.replaced_by:
             self._changed()
 
     def _forget(self, boot: str) -> None:

@@ -186,7 +186,10 @@ class Node:
         assert self.membership is not None
         if self.membership.replaced_by:
             self._over.set()
-        elif self._group is not None and not self._is_leaving:
+        elif self._is_leaving:
+            if len(self.membership.alive) == 1:
+                self._hand_over.hurry()  # all nodes leave together
+        elif self._group is not None:
             before = self.ring
             self._see()
             self._follow(before)

@@ -10,7 +10,7 @@ from foliot.runtime.errors import DeadlineError, NodeReplacedError, NoSuchActorE
 from foliot.runtime.hashing import slot_of
 from foliot.runtime.membership import NODES, SlotClaimed, SlotReleased
 
-from .cluster import SLOTS, Cluster, Kept, Poke, Poked, Put, in_cluster
+from .cluster import SLOTS, Cluster, Kept, LoopClock, Poke, Poked, Put, in_cluster
 
 
 def desk_in(slot: int) -> str:
@@ -502,5 +502,18 @@ def test_a_slot_that_goes_on_after_another_had_it_begins_its_volatile_actors_ane
         await cluster.pass_ms(1_000)
 
         assert await cluster.ask(desk_in(slot), Poke()) == Poked(3)
+
+    in_cluster(scenario)
+
+
+def test_nodes_that_leave_together_do_not_wait_for_each_other_to_take_their_slots() -> None:
+    async def scenario(cluster: Cluster) -> None:
+        await cluster.settle("a", "b")
+        began_ns = LoopClock().mono_ns()
+
+        await asyncio.gather(*[cluster.nodes[name].node.leave() for name in ("a", "b")])
+
+        assert (LoopClock().mono_ns() - began_ns) // 1_000_000 < 1_500
+        assert not any(cluster.nodes[name].node.hosted for name in ("a", "b"))
 
     in_cluster(scenario)
