@@ -7,7 +7,9 @@ line an event, since the default's coloured tracebacks take milliseconds each, a
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
+import pytest
 import structlog
 from hypothesis import HealthCheck, settings
 
@@ -25,3 +27,11 @@ structlog.configure(
         structlog.processors.KeyValueRenderer(key_order=["level", "event"]),
     ]
 )
+
+
+@pytest.fixture(autouse=True)
+def logs_as_they_were() -> Iterator[None]:
+    """A test may run a command in this process, which says how logs look for all of it."""
+    before = structlog.get_config()
+    yield
+    structlog.configure(**before)
