@@ -158,7 +158,11 @@ class ServerProcess:
         return self.folder / "log"
 
     async def __aenter__(self: S) -> S:
-        await self.start()
+        try:
+            await self.start()
+        except BaseException:
+            await self.close()
+            raise
         return self
 
     async def __aexit__(

@@ -108,10 +108,10 @@ class LocalPostgres(ServerProcess):
         binaries: Path | str | None = None,
         options: dict[str, str] | None = None,
     ) -> None:
+        self._user = _other_user() if os.geteuid() == 0 else None  # before the folder is made, since it may raise
         super().__init__(folder, port=port)
-        self._binaries = None if binaries is None else Path(binaries)
+        self._binaries = None if binaries is None else Path(binaries).absolute()
         self._options = {"max_connections": "200", **(options or {})}
-        self._user = _other_user() if os.geteuid() == 0 else None
 
     @property
     def dsn(self) -> str:
@@ -142,7 +142,29 @@ class LocalPostgres(ServerProcess):
     def _password(self) -> str:
         return (self.folder / _PASSWORD_FILE).read_text().strip()
 
+    def check(self) -> None:
+        """Look, before anything is started, whether its programs can be run. Raises: ServerMissingError,
+        ServerFailedError."""
+        program, user = self._bin() / "postgres", self._user
+        if user is None:
+            return
+        try:
+            subprocess.run(
+                [str(program), "--version"], stdin=subprocess.DEVNULL, capture_output=True, check=False, cwd="/",
+                user=user.pw_uid, group=user.pw_gid, extra_groups=[],
+            )  # fmt: skip
+        except PermissionError as error:
+            way = (*program.parents, *program.resolve().parents)
+            closed = [path for path in way if path.stat().st_uid != user.pw_uid and not path.stat().st_mode & 0o001]
+            where = f": {str(closed[-1])!r} is closed to others" if closed else ""
+            raise ServerFailedError(
+                self.kind, str(self.folder),
+                f"cannot run as root, and user {user.pw_name!r}, as whom root runs it, cannot reach its program"
+                f" {str(program)!r}{where}; put the Python environment where that user can read, or run as an ordinary user",
+            ) from error  # fmt: skip
+
     async def _prepare(self) -> None:
+        await asyncio.to_thread(self.check)
         if self._user is not None:
             if self._is_own:
                 self.folder.chmod(0o711)  # the data below is closed; its owner has to get there

@@ -141,7 +141,10 @@ class Child:
             if self._is_leaving:
                 return
             is_over = not self.restart or (not was_ready and self.starts == 1)
-            log.error("child_died", child=self.name, pid=process.pid, how=self._ended(), starts_again=not is_over)
+            if process.returncode == 0:  # it was told to leave, by an operator perhaps
+                log.info("child_ended", child=self.name, pid=process.pid, starts_again=not is_over)
+            else:
+                log.error("child_died", child=self.name, pid=process.pid, how=self._ended(), starts_again=not is_over)
             if is_over:
                 return
             pause_ms = _PAUSE_MS if since.done() else min(pause_ms * 2, _PAUSE_MAX_MS)

@@ -74,13 +74,13 @@ class LocalCluster:
         self.workers: list[Child] = []
         folder = None if options.data is None else Path(options.data)
         kept = _kept_in(folder)
+        self.postgres = LocalPostgres(  # the first, since it may refuse before a folder is made
+            None if folder is None else folder / "postgresql", port=kept.postgres_port if folder is not None else 0
+        )
         self.nats = LocalNats(
             None if folder is None else folder / "nats", port=kept.nats_port if folder is not None else 0,
             password=kept.password,
         )  # fmt: skip
-        self.postgres = LocalPostgres(
-            None if folder is None else folder / "postgresql", port=kept.postgres_port if folder is not None else 0
-        )
         self._stack = AsyncExitStack()
 
     @property
@@ -113,7 +113,14 @@ class LocalCluster:
         await self._stack.aclose()
 
     async def _start(self) -> None:
-        await asyncio.gather(self._stack.enter_async_context(self.nats), self._stack.enter_async_context(self.postgres))
+        servers = (self.nats, self.postgres)
+        for server in servers:
+            self._stack.push_async_callback(server.close)
+        await asyncio.to_thread(self.postgres.check)
+        # All are waited for, also when one fails: none must still be starting when they are closed.
+        for failure in await asyncio.gather(*[server.start() for server in servers], return_exceptions=True):
+            if failure is not None:
+                raise failure
         self._stack.push_async_callback(self._stop_all, self.nodes, _NODE_STOP_S)
         self._stack.push_async_callback(self._stop_all, self.workers, self.options.drain_grace_ms / 1000 + _MARGIN_S)
         for _ in range(self.options.nodes):

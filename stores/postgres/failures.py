@@ -35,12 +35,13 @@ class ReadOnlyStoreError(StoreError):
 
 
 class UnreachableStoreError(StoreError):
-    """No connection at this moment; nothing was written."""
+    """No connection at this moment; nothing was written. `is_open`: the store is in use, and tries again of itself."""
 
     code = "store_unreachable"
 
-    def __init__(self, path: str, reason: str) -> None:
-        super().__init__(f"database {path!r} cannot be reached: {reason}; work goes on when it can")
+    def __init__(self, path: str, reason: str, *, is_open: bool = True) -> None:
+        goes_on = "; work goes on when it can" if is_open else ""
+        super().__init__(f"database {path!r} cannot be reached: {reason}{goes_on}")
         self.path = path
         self.reason = reason
 
@@ -81,6 +82,8 @@ def refused(error: BaseException, path: str) -> FoliotError:
 
 def unusable(error: BaseException, path: str) -> FoliotError:
     """Return the error that says why a database cannot be opened."""
+    if isinstance(error, UnreachableStoreError):
+        return UnreachableStoreError(path, error.reason, is_open=False)
     if isinstance(error, FoliotError):
         return error
     state = getattr(error, "sqlstate", None) or ""
@@ -93,13 +96,15 @@ def unusable(error: BaseException, path: str) -> FoliotError:
             path, f"gives the user too few rights: {reason_of(error)}", "a user that may make a schema, or owns Foliot's"
         )
     if isinstance(error, (OSError, TimeoutError)) or state.startswith(("57", "53", "55")) or is_lost(error):
-        return UnreachableStoreError(path, reason_of(error))
+        return UnreachableStoreError(path, reason_of(error), is_open=False)
     return StoreUnusableError(path, f"cannot be opened: {reason_of(error)}", "PostgreSQL 14 or later")
 
 
 def away(error: BaseException, path: str) -> StoreError:
     """Return the error for a connection that could not be made again while the store is in use: it may come back."""
     found = unusable(error, path)
+    if isinstance(found, UnreachableStoreError):
+        return UnreachableStoreError(path, found.reason)
     return found if isinstance(found, StoreError) else UnreachableStoreError(path, str(found))
 
 

@@ -106,6 +106,7 @@ def test_a_node_says_in_one_line_what_is_wrong_with_the_database(
 
     code, line = said("node", "--nats", nats_server.url, "--postgres", "postgresql://nobody@127.0.0.1:1/none")
     assert (code, "127.0.0.1:1" in line) == (3, True), (code, line)
+    assert "work goes on" not in line  # the process has ended
 
     wrong = re.sub(r"//foliot:\w+@", "//foliot:wrong@", postgres_dsn)
     code, line = said("node", "--nats", nats_server.url, "--postgres", wrong)

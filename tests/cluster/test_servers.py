@@ -7,11 +7,13 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import asyncpg
 import nats
 import pytest
+from foliot.sdk.cluster.local import LocalCluster, LocalOptions
 from foliot.sdk.server_process import ServerFailedError, free_port
 from foliot.sdk.servers import LocalNats, LocalPostgres
 
@@ -112,3 +114,47 @@ def test_root_is_told_of_a_folder_its_database_cannot_reach(tmp_path: Path) -> N
     tmp_path.chmod(0o700)
     with pytest.raises(ServerFailedError, match="closed to others"):
         asyncio.run(LocalPostgres(tmp_path / "data").start())
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root's database runs as somebody else")
+async def test_root_is_told_of_programs_its_database_cannot_reach_and_nothing_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    programs, folders = tmp_path / "closed" / "bin", tmp_path / "folders"
+    programs.parent.mkdir(mode=0o700)
+    programs.symlink_to(LocalPostgres(tmp_path / "unused")._bin())
+    folders.mkdir()
+    for folder in (programs.parent, tmp_path):
+        folder.chmod(0o700)
+    monkeypatch.setattr(tempfile, "tempdir", str(folders))
+    monkeypatch.setattr(LocalPostgres, "_bin", lambda self: programs)
+    starts: list[object] = []
+    monkeypatch.setattr(LocalNats, "start", lambda self: starts.append(self))
+
+    expected = "cannot run as root, and user '.*' is closed to others; put the Python environment where that user can read"
+    with pytest.raises(ServerFailedError, match=expected):
+        async with LocalCluster(LocalOptions()):
+            pass
+    with pytest.raises(ServerFailedError, match=expected):
+        async with LocalPostgres():
+            pass
+
+    assert not starts
+    assert not list(folders.iterdir())
+
+
+async def test_a_cluster_whose_database_does_not_start_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    async def fail(self: LocalPostgres) -> None:
+        raise ServerFailedError(self.kind, str(self.folder), "does not start")
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(LocalPostgres, "start", fail)
+    cluster = LocalCluster(LocalOptions())
+    with pytest.raises(ServerFailedError, match="does not start"):
+        async with cluster:
+            pass
+
+    assert not cluster.nats.is_running
+    assert not os.listdir(tmp_path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import traceback
 from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -679,6 +680,16 @@ async def test_a_server_that_wants_a_client_certificate_gets_it() -> None:
 def test_settings_that_cannot_be_used_are_refused(settings: dict[str, Any], expected: str) -> None:
     with pytest.raises(NatsConfigError, match=re.escape(expected)):
         NatsConfig(**{"url": "nats://a:1", **settings})
+
+
+@pytest.mark.parametrize("end", ["127.0.0.1:abc", "127.0.0.1:99999", "127.0.0.1:0", "[::1", ""])
+@pytest.mark.parametrize("who", ["foliot:hidden", "foliot:hid/den", "foliot:hid@den", "hidden"])
+def test_an_address_that_cannot_be_used_is_shown_without_its_password(who: str, end: str) -> None:
+    with pytest.raises(NatsConfigError, match=re.escape(f"NATS setting url is 'nats://{end}'")) as caught:
+        NatsConfig(url=f"nats://{who}@{end}")
+
+    assert "hid" not in "".join(traceback.format_exception(caught.value, limit=0))
+    assert "den" not in str(caught.value)
 
 
 async def test_tls_files_that_are_none_are_refused(nats_server: LocalNats) -> None:

@@ -120,8 +120,13 @@ def _check_url(url: str) -> None:
     try:
         parts: SplitResult = urlsplit(url)
         port = parts.port
-    except ValueError as error:
-        raise NatsConfigError("url", repr(url[:80]), expected) from error
+    except ValueError:  # what it says may hold a part of the password
+        raise NatsConfigError("url", repr(_without_user(url)[:80]), expected) from None
     if parts.scheme not in ("nats", "tls") or not parts.hostname or port == 0:
-        shown_url = f"{parts.scheme}://{parts.hostname}:{port}" if parts.password else url
-        raise NatsConfigError("url", repr(shown_url[:80]), expected)
+        raise NatsConfigError("url", repr(_without_user(url)[:80]), expected)
+
+
+def _without_user(url: str) -> str:
+    """Return an address that cannot be parsed without user and password, whatever letters are in them."""
+    scheme, _, rest = url.partition("://")
+    return f"{scheme}://{rest.rpartition('@')[2]}"
