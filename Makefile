@@ -39,7 +39,7 @@ up: $(READY)
 	@$(BIN)/foliot up --app $(APP) $(ARGS)
 
 test: $(READY)
-	@$(BIN)/pytest $(ARGS)
+	@$(BIN)/pytest -n 2 --dist loadfile $(ARGS)
 
 check: $(READY)
 	@$(BIN)/ruff check .

@@ -29,6 +29,7 @@ or triggered again gets another answer, or runs twice; one that is replaced, pau
 
 RETRYABLE: Final = (
     "overloaded", "rate_limited", "unavailable", "no_such_actor", "deadline", "store", "disk_full", "no_members",
+    "store_unreachable", "store_read_only", "commit_unknown", "disconnected",
 )  # fmt: skip
 """Codes of single refused tasks after which the same task may pass a little later."""
 

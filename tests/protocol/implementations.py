@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import json
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -30,7 +31,9 @@ def install_kit(folder: Path) -> Path:
             shutil.copy(path, folder)
     npm = node.parents[1] / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
     command = [str(node), str(npm), "ci", "--no-audit", "--no-fund", "--prefer-offline", "--ignore-scripts"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=240, check=False)
+    # The machine's own authorities, which are those that installed the rest.
+    env = {**os.environ, "NODE_OPTIONS": f"{os.environ.get('NODE_OPTIONS', '')} --use-system-ca".strip()}
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=240, check=False, env=env)
     assert done.returncode == 0, f"npm cannot install the kit: {done.stderr[-2_000:]}"
     return folder
 

@@ -8,7 +8,20 @@ import pytest
 from foliot.actors import messages as m
 from foliot.actors.messages import SubmitTasks, TaskRefusal, TasksSubmitted
 from foliot.runtime.bus import Refusal
+from foliot.runtime.errors import (
+    CommitUnknownError,
+    DeadlineError,
+    DiskFullError,
+    MailboxFullError,
+    NoMembersError,
+    NoSuchActorError,
+    StoreError,
+    UnavailableError,
+)
+from foliot.sdk.errors import error_of_task
+from foliot.stores.postgres.failures import ReadOnlyStoreError, UnreachableStoreError
 from foliot.transports import api
+from foliot.transports.nats.errors import LinkDownError, OutboundFullError
 from foliot.transports.repeats import as_unknown, is_settled, may_repeat
 
 HELD = TaskRefusal(0, "duplicate", "held", 9)
@@ -61,3 +74,20 @@ def test_at_the_deadline_only_what_is_certain_is_said() -> None:
     assert answer == TasksSubmitted([0, 0], [], [HELD, unknown])
     assert as_unknown(Refusal("overloaded", "full", 5)) is None
     assert as_unknown(None) is None
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        UnavailableError, MailboxFullError, DeadlineError, NoSuchActorError, NoMembersError, StoreError, CommitUnknownError,
+        DiskFullError, UnreachableStoreError, ReadOnlyStoreError, LinkDownError, OutboundFullError,
+    ],
+)  # fmt: skip
+def test_whatever_a_shard_or_a_bus_may_be_unable_to_do_now_says_nothing_of_an_earlier_copy(
+    kind: type[UnavailableError],
+) -> None:
+    answer = TasksSubmitted([0], refused=[TaskRefusal(0, kind.code, "not now")])
+
+    assert not is_settled(SubmitTasks("acme", [], [], "r1"), answer)
+    assert as_unknown(answer).refused[0].code == "deadline"
+    assert isinstance(error_of_task(answer.refused[0]), UnavailableError)

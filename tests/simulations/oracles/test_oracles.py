@@ -27,7 +27,7 @@ def test_every_oracle_has_a_name_of_its_own_and_a_fixed_place() -> None:
     assert names == [
         "owner", "unique", "legal", "ledger", "lost", "dedupe", "leases", "once", "early", "expiry", "retries",
         "deadletters", "cancelled", "limits", "order",
-            "ticks", "decided", "overlaps", "orders", "backfills", "mailbox", "unhandled", "hygiene", "live",
+        "ticks", "decided", "overlaps", "orders", "backfills", "inbox", "mailbox", "unhandled", "hygiene", "live",
     ]  # fmt: skip
     assert len({*names}) == len(ORACLES)
 
