@@ -50,7 +50,9 @@ def loaded_twice(loaded: Mapping[str, ModuleType], root: Path) -> dict[str, list
         if not path.is_relative_to(root) or name == "__main__":
             continue
         file = path.relative_to(root).as_posix()
-        if not file.startswith("."):  # what others install into .venv is their affair
+        # What others install into .venv is their affair; and tests are loaded by pytest under a name of its own, besides the
+        # one by which a process that they start, or a test, may load an app among them.
+        if not file.startswith((".", "tests/")):
             names[file].append(name)
     return {path: each for path, each in names.items() if len(each) > 1}
 
