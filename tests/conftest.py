@@ -6,6 +6,7 @@ line an event, since the default's coloured tracebacks take milliseconds each, a
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 
@@ -31,7 +32,12 @@ structlog.configure(
 
 @pytest.fixture(autouse=True)
 def logs_as_they_were() -> Iterator[None]:
-    """A test may run a command in this process, which says how logs look for all of it."""
-    before = structlog.get_config()
+    """A test may run a command in this process, which says how logs look for all of it, or simulate a worker that is killed
+    and so never undoes how it routes what is logged."""
+    before, root = structlog.get_config(), logging.getLogger()
+    handlers = list(root.handlers)
     yield
     structlog.configure(**before)
+    for handler in list(root.handlers):
+        if handler not in handlers and type(handler).__module__ == "foliot.sdk.capture":
+            root.removeHandler(handler)
