@@ -1,11 +1,13 @@
 """Real servers for tests, one of each for a session, started on loopback ports from the wheels. Never skipped.
 
 A test that mistreats a server starts its own (`LocalNats`, `LocalPostgres`); the shared ones are for those that do not.
+FOLIOT_TEST_POSTGRES names the programs of another PostgreSQL for the shared one, such as /usr/lib/postgresql/15/bin.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -25,7 +27,7 @@ def nats_server() -> Iterator[LocalNats]:
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[LocalPostgres]:
     """A PostgreSQL server that all tests share: take a database of your own, see `postgres_dsn`."""
-    server = LocalPostgres()
+    server = LocalPostgres(binaries=os.environ.get("FOLIOT_TEST_POSTGRES"))
     asyncio.run(server.start())
     yield server
     asyncio.run(server.close())
