@@ -22,6 +22,7 @@ from .timeouts import Timeouts
 _QUEUED, _RUNNING = State.QUEUED, State.RUNNING
 _COMPLETED = int(m.OutcomeKind.COMPLETED)
 _BODIES_BYTES = 1 << 19  # payloads in one message to a session
+_ON_ITS_WAY_MS = 1_000  # a body may take so long before it is sent again
 _NO_TICK = Tick(0, 0, 0, "")
 
 
@@ -111,11 +112,12 @@ class Leases:
             self._life.interrupt(task, why, turn)
 
     def reconcile(self, message: m.HeldLeases, turn: Turn) -> None:
-        """Compare the leases with what their session says it holds. One that is missing twice, and is old enough, was lost:
-        the clock alone may have been set forward while it was under way."""
+        """Compare the leases with what their session says it holds. The body of one that is missing is sent again: a session
+        takes each attempt once. One that is missing twice, and is old enough, was lost: the clock alone may have been set
+        forward while it was under way."""
         held = self._life.leases.get(message.session, {})
         told = dict(zip(message.ids, message.attempts, strict=True))
-        lost_before_ms = turn.now_ms - self._lost_after_ms
+        lost_before_ms, late_before_ms = turn.now_ms - self._lost_after_ms, turn.now_ms - _ON_ITS_WAY_MS
         missed_before = self._missing.pop(message.session, {})
         missing: dict[int, int] = {}
         for task in list(held.values()):
@@ -126,6 +128,9 @@ class Leases:
                 self._life.interrupt(task, "it never reached its worker", turn)
             else:
                 missing[task.id] = task.attempt
+                if task.leased_ms < late_before_ms and not task.cancelling:
+                    self._out.bodies.setdefault(message.session, []).append(task)
+                    turn.changes.fence = True
         if missing:
             self._missing[message.session] = missing
         void = [(id, attempt) for id, attempt in told.items() if id not in held or held[id].attempt != attempt]

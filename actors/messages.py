@@ -639,8 +639,8 @@ class CancelAttempts(Message, frozen=True, tag=True):
 
 
 class HeldLeases(Message, frozen=True, tag=True):
-    """session → shard, with each heartbeat. All attempts of this shard the session has or is about to report. A lease
-    older than two heartbeats that is missing here was lost on the way, and is queued again."""
+    """session → shard, with each heartbeat. All attempts of this shard the session has or is about to report. The body of a
+    lease that is missing here is sent again; one older than two heartbeats was lost, and is queued again."""
 
     session: str
     ids: list[int]

@@ -32,3 +32,7 @@ class Steps:
             by_ms = 0
         self.latest_ms = max(turn.now_ms, self.latest_ms) if abs(by_ms) < SET_BACK_MS else turn.now_ms
         return by_ms if abs(by_ms) >= SET_BACK_MS else 0
+
+    def is_steady(self, now_ms: int, mono_ms: int) -> bool:
+        """Tell whether the wall clock is known to have gone on as it should since the last turn: `taken` would return 0."""
+        return mono_ms >= 0 and self._ahead_ms is not None and abs(now_ms - mono_ms - self._ahead_ms) < SET_BACK_MS

@@ -64,6 +64,15 @@ class WorkerActor(Actor[m.WorkerMessage]):
             case _:
                 assert_never(message)
 
+    def note(self, message: m.WorkerMessage, now_ms: int, mono_ms: int) -> bool:
+        """A heartbeat of a live session only puts off what is due; with many sessions it is nearly all there is."""
+        if type(message) is not m.Heartbeat or self._heartbeat is None or self._ended:
+            return False
+        if not self._steps.is_steady(now_ms, mono_ms):
+            return False
+        self._hear(message, now_ms)
+        return True
+
     def due_ms(self) -> int | None:
         if self._is_forgettable or not (self._ended or self._heartbeat or self._watchers):
             return None
@@ -102,9 +111,12 @@ class WorkerActor(Actor[m.WorkerMessage]):
         if self._ended:
             turn.send(session_address(self._session), m.SessionEnded(self._session, self._ended))
             return
+        self._hear(message, turn.now_ms)
+
+    def _hear(self, message: m.Heartbeat, now_ms: int) -> None:
         self._heartbeat = message
-        self._heard_ms = turn.now_ms
-        self._begin_waiting(turn.now_ms)
+        self._heard_ms = now_ms
+        self._begin_waiting(now_ms)
         for queue in message.queues:
             if len(self._queues) < _QUEUES_MAX:
                 self._queues[queue] = None

@@ -569,6 +569,21 @@ def test_a_lease_missing_from_one_heartbeat_alone_is_not_taken_for_lost(shard: S
     assert shard.state_of(task) == "queued"
 
 
+def test_a_body_that_its_worker_does_not_have_is_sent_again(shard: ShardHarness) -> None:
+    lost, held, stopping = shard.submit(3)
+    shard.lease(lost, held, stopping)
+    shard.deliver(m.CancelTasks("acme", [stopping]))
+    [before] = told(shard, m.RunTasks)
+    shard.advance_ms(900)
+    shard.deliver(m.HeldLeases("s1", [held], [1]), request=0)
+    assert told(shard, m.RunTasks) == []  # it is on its way
+    shard.advance_ms(200)
+    shard.deliver(m.HeldLeases("s1", [held], [1]), request=0)
+    [again] = told(shard, m.RunTasks)
+    assert again.bodies == [body for body in before.bodies if body.id == lost]
+    assert shard.state_of(lost) == "running"
+
+
 def test_a_lease_is_not_taken_for_lost_while_its_body_may_be_under_way(shard: ShardHarness) -> None:
     [task] = shard.submit()
     shard.lease(task)

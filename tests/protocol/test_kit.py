@@ -149,7 +149,7 @@ async def test_a_worker_never_runs_more_than_its_slots(worker: Program, plain: P
 
 async def test_a_worker_stops_what_is_cancelled(worker: Program, plain: Plain) -> None:
     task = await plain.submit("sleep", {"ms": 600_000})
-    await _is_running(plain, task)
+    await _begun(worker, task)
 
     assert (await plain.ask("cancel", ids=[task]))["outcomes"] == ["cancelling"]
 
@@ -158,7 +158,7 @@ async def test_a_worker_stops_what_is_cancelled(worker: Program, plain: Plain) -
 
 async def test_a_worker_whose_node_is_killed_goes_on_at_another(gate: PublicGate, worker: Program, plain: Plain) -> None:
     task = await plain.submit("sleep", {"ms": 400})
-    await _is_running(plain, task)
+    await _begun(worker, task)
     other = await gate.listen()
     await gate.links[0][1].close()  # as a crash: no word to anybody
 
@@ -171,7 +171,7 @@ async def test_a_worker_whose_node_is_killed_goes_on_at_another(gate: PublicGate
 
 async def test_a_worker_whose_node_stops_goes_on_at_another(gate: PublicGate, worker: Program, plain: Plain) -> None:
     task = await plain.submit("sleep", {"ms": 300})
-    await _is_running(plain, task)
+    await _begun(worker, task)
     await gate.listen()
     await gate.listener.close()
 
@@ -195,7 +195,9 @@ async def test_a_body_that_comes_twice_is_run_once(gate: PublicGate, worker: Pro
     subscription = await plain.connection.subscribe(bodies, cb=_keeping(pushed))
     await plain.connection.flush()
     task = await plain.submit("sleep", {"ms": 200})
-    await _is_running(plain, task)
+    await _begun(worker, task)
+    while not pushed:
+        await asyncio.sleep(0.01)
     await plain.connection.publish(bodies, pushed[0])
     await subscription.unsubscribe()
 
@@ -206,7 +208,7 @@ async def test_a_body_that_comes_twice_is_run_once(gate: PublicGate, worker: Pro
 
 async def test_a_worker_that_goes_gives_back_what_it_holds(gate: PublicGate, worker: Program, plain: Plain) -> None:
     task = await plain.submit("sleep", {"ms": 600_000})
-    await _is_running(plain, task)
+    await _begun(worker, task)
 
     assert await worker.end() == 0
 
@@ -216,9 +218,10 @@ async def test_a_worker_that_goes_gives_back_what_it_holds(gate: PublicGate, wor
     assert gate.listener.workers.sessions == {}
 
 
-async def _is_running(plain: Plain, task: str) -> None:
-    while (await plain.ask("get", ids=[task]))["tasks"][0]["state"] != "running":
-        assert not (await plain.ask("wait", ids=[task], timeout_ms=10))["ended"]
+async def _begun(worker: Program, task: str) -> None:
+    """Wait until the worker runs a task: a lease is there before its body is."""
+    while await worker.read() != {"begun": task}:
+        pass
 
 
 def _keeping(pushed: list[bytes]) -> Any:

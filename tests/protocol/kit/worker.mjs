@@ -1,5 +1,5 @@
 // A worker: one session that runs the kit's handlers.
-//   node worker.mjs URL TENANT FORMAT SLOTS QUEUE     ends when its input does
+//   node worker.mjs URL TENANT FORMAT SLOTS QUEUE     ends when its input does; a line for its session, and for each task it begins
 import { connect } from "@nats-io/transport-node";
 import { ask, formats } from "./wire.mjs";
 
@@ -104,6 +104,7 @@ async function run(task) {
   try {
     const handler = handlers[task.handler];
     if (!handler) throw Object.assign(new Error(`no handler ${task.handler}`), { fatal: true });
+    console.log(JSON.stringify({ begun: task.id }));
     outcome.result = await handler(task, stop.signal);
     outcome.outcome = "completed";
   } catch (error) {
