@@ -21,6 +21,7 @@ from foliot.transports.nats.errors import (
     LinkDownError,
     NatsConfigError,
     NatsCredentialsError,
+    NatsPayloadError,
     NatsTlsError,
     NatsTooOldError,
     NatsUnreachableError,
@@ -249,7 +250,7 @@ async def test_a_message_too_large_by_its_headers_is_refused_and_the_connection_
 
     assert limit == 1_048_576
     with pytest.raises(TooLargeError):
-        (await opened(max_payload=1_000)).publish("link.large", b"x" * 1_001)
+        (await opened(max_payload=5_000)).publish("link.large", b"x" * 5_001)
     assert link.dropped == {}
 
 
@@ -561,6 +562,14 @@ async def test_a_server_that_is_too_old_is_refused_by_name_and_gets_no_password(
             where = url.removeprefix("nats://")
             assert str(error) == f"the NATS server at {where} is version {version}, expected 2.11 or newer"
             assert hello.heard == b""
+
+
+async def test_a_server_that_takes_small_messages_only_is_refused_by_name() -> None:
+    async with LocalNats(config="max_payload: 1000") as server:
+        error = await refused(server.url)
+    where = f"127.0.0.1:{server.port}"
+    assert isinstance(error, NatsPayloadError)
+    assert str(error) == f"the NATS server at {where} takes messages of 1000 bytes, expected max_payload: 4096 or more"
 
 
 async def test_nobody_at_the_address_or_somebody_else_is_one_clear_line(nats_server: LocalNats) -> None:

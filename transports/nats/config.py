@@ -13,6 +13,7 @@ from urllib.parse import SplitResult, urlsplit
 from .errors import NatsConfigError
 
 DEFAULT_PORT: Final = 4222
+PAYLOAD_FLOOR: Final = 4_096  # bytes of one message; below, the parts of larger ones would be all head
 _WORD: Final = re.compile(r"[A-Za-z0-9_-]{1,128}")
 
 
@@ -53,6 +54,8 @@ class NatsConfig:
             raise NatsConfigError("credentials", "given twice", "one of a credentials file, an nkey seed file and a user")
         if bool(self.tls_cert) != bool(self.tls_key):
             raise NatsConfigError("tls_cert", repr(self.tls_cert), "to be given together with tls_key")
+        if self.max_payload and self.max_payload < PAYLOAD_FLOOR:
+            raise NatsConfigError("max_payload", str(self.max_payload), f"at least {PAYLOAD_FLOOR}, or 0 for the server's")
         for setting in ("credentials", "nkey_seed", "tls_ca", "tls_cert", "tls_key"):
             path = getattr(self, setting)
             if path and not Path(path).is_file():

@@ -67,6 +67,21 @@ class NatsTooOldError(UsageError):
         self.floor = floor
 
 
+class NatsPayloadError(UsageError):
+    """The server takes messages that are too small for what a cluster says."""
+
+    code: ClassVar[str] = "nats_payload"
+
+    def __init__(self, server: str, limit: int, floor: int) -> None:
+        super().__init__(
+            f"the NATS server at {server} takes messages of {limit} bytes, "
+            f"expected max_payload: {floor} or more"
+        )
+        self.server = server
+        self.limit = limit
+        self.floor = floor
+
+
 class LinkDownError(UnavailableError):
     """There is no connection at this moment; the message was not sent."""
 

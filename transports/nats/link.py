@@ -118,7 +118,7 @@ class NatsLink:
     async def open(cls, config: NatsConfig, *, clock: Clock, rng: Rng) -> NatsLink:
         """Connect to the first server that lets this process in.
 
-        Raises: NatsUnreachableError, NatsCredentialsError, NatsTlsError, NatsTooOldError, NatsConfigError.
+        Raises: NatsUnreachableError, NatsCredentialsError, NatsTlsError, NatsTooOldError, NatsPayloadError, NatsConfigError.
         """
         link = cls(config, clock=clock, rng=rng)
         failures: list[FoliotError] = []

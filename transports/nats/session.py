@@ -20,8 +20,15 @@ from nats.aio.client import Client
 from nats.errors import Error as NatsPyError
 
 from ...runtime.errors import FoliotError
-from .config import NatsConfig, shown
-from .errors import NatsConfigError, NatsCredentialsError, NatsTlsError, NatsTooOldError, NatsUnreachableError
+from .config import PAYLOAD_FLOOR, NatsConfig, shown
+from .errors import (
+    NatsConfigError,
+    NatsCredentialsError,
+    NatsPayloadError,
+    NatsTlsError,
+    NatsTooOldError,
+    NatsUnreachableError,
+)
 from .parser import Owner, Parser
 
 VERSION_FLOOR: Final = (2, 11)  # below it there is no per-message limit of life and no fencing header
@@ -64,7 +71,7 @@ class Session:
     async def open(self) -> None:
         """Connect and log in.
 
-        Raises: NatsUnreachableError, NatsCredentialsError, NatsTlsError, NatsTooOldError, NatsConfigError.
+        Raises: NatsUnreachableError, NatsCredentialsError, NatsTlsError, NatsTooOldError, NatsPayloadError, NatsConfigError.
         """
         config, client = self._config, self._client
         where = shown(self.server)
@@ -119,7 +126,10 @@ class Session:
         return NatsUnreachableError(where, text)
 
     def admit(self, info: dict[str, Any], *, is_encrypted: bool) -> None:
-        """Look at the server before anything secret is sent to it. Raises: NatsTooOldError, NatsTlsError."""
+        """Look at the server before anything secret is sent to it.
+
+        Raises: NatsTooOldError, NatsPayloadError, NatsTlsError, NatsUnreachableError.
+        """
         where = shown(self.server)
         if self._config.wants_tls(self.server) and not is_encrypted:
             raise NatsTlsError(where, "the server does not use TLS")
@@ -130,6 +140,8 @@ class Session:
         version = _VERSION.match(self.info.version)
         if version is None or (int(version[1]), int(version[2])) < VERSION_FLOOR or not self.info.headers:
             raise NatsTooOldError(where, self.info.version or "unknown", ".".join(map(str, VERSION_FLOOR)))
+        if self.info.max_payload < PAYLOAD_FLOOR:
+            raise NatsPayloadError(where, self.info.max_payload, PAYLOAD_FLOOR)
 
     # -- writing -----------------------------------------------------------------------------------------------------
 
