@@ -74,8 +74,7 @@ class NatsPayloadError(UsageError):
 
     def __init__(self, server: str, limit: int, floor: int) -> None:
         super().__init__(
-            f"the NATS server at {server} takes messages of {limit} bytes, "
-            f"expected max_payload: {floor} or more"
+            f"the NATS server at {server} takes messages of {limit} bytes, expected max_payload: {floor} or more"
         )
         self.server = server
         self.limit = limit
