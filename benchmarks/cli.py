@@ -239,19 +239,27 @@ def crash(tasks: int, kills: int, as_json: bool, **common: Any) -> None:
 @click.option("--sessions", "count", type=click.IntRange(1), default=2_000, show_default=True, help="Live worker sessions.")
 @click.option("--beats", type=click.IntRange(1), default=20_000, show_default=True, help="Heartbeats a second, of all.")
 @click.option("--seconds", type=click.FloatRange(0, min_open=True), default=10.0, show_default=True)
+@click.option("--public", is_flag=True, help="Sessions of the public protocol, whose heartbeats are answered.")
 @click.option("--profile", is_flag=True, help="Also say where the node's CPU time goes.")
 @_clustered
 def sessions(
-    count: int, beats: int, seconds: float, profile: bool, where: cluster_suites.Where | None, as_json: bool, **common: Any
-) -> None:
-    """What worker sessions that only beat cost the node of a cluster; fails if one is given up."""
+    count: int, beats: int, seconds: float, public: bool, profile: bool, where: cluster_suites.Where | None, as_json: bool,
+    **common: Any,
+) -> None:  # fmt: skip
+    """What worker sessions that only beat cost the node of a cluster; fails if one is given up or not heard."""
     place = where or cluster_suites.Where()
     figures = _run(
         "sessions", common, as_json,
-        lambda s: cluster_suites.sessions(s, place, count=count, beats=beats, seconds=seconds, profile=profile),
+        lambda s: cluster_suites.sessions(
+            s, place, count=count, beats=beats, seconds=seconds, public=public, profile=profile
+        ),
     )  # fmt: skip
-    if any(each["given_up"] for each in figures.get("runs", [figures])):
-        raise click.ClickException("not as promised: sessions were given up")
+    for each in figures.get("runs", [figures]):
+        wrong = [name for name in ("given_up", "not_heard", "not_answered") if each[name]]
+        if each["beats_per_s"] < 0.9 * each["asked_per_s"]:
+            wrong.append("beats_per_s")
+        if wrong:
+            raise click.ClickException(f"not as promised: {', '.join(wrong)}")
 
 
 @bench.command()

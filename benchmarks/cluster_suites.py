@@ -59,12 +59,15 @@ def latency(settings: Settings, where: Where, *, rate: int, seconds: float, quer
     return repeated(settings, measure)
 
 
-def sessions(settings: Settings, where: Where, *, count: int, beats: int, seconds: float, profile: bool) -> dict[str, Any]:
+def sessions(
+    settings: Settings, where: Where, *, count: int, beats: int, seconds: float, public: bool = False, profile: bool = False
+) -> dict[str, Any]:
     def measure(common: dict[str, Any]) -> dict[str, Any]:
         told = where.told(common) | {"workers": 0}
         plan = SessionsPlan(
-            **told, sessions=count, beats=beats, seconds=seconds, profile=profile, profiled_tasks=round(beats * seconds)
-        )
+            **told, sessions=count, beats=beats, seconds=seconds, public=public, profile=profile,
+            profiled_tasks=round(beats * seconds),
+        )  # fmt: skip
         return run("sessions", plan)
 
     return repeated(settings, measure)

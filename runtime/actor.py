@@ -64,6 +64,16 @@ class Actor(Generic[M]):
         """Take one message."""
         raise NotImplementedError
 
+    def note(self, message: M, now_ms: int, mono_ms: int) -> bool:
+        """Take a message at once, without a turn of its own, and tell whether it was taken; if not it comes to `handle`. For
+        messages so many that a turn costs more than they do.
+
+        Asked only while nothing waits for the actor. What is taken may change the actor's own memory and nothing else: it
+        writes, sends and reads nothing, never finishes the actor, and makes nothing due earlier. `now_ms`, `mono_ms`: as on
+        a turn.
+        """
+        return False
+
     def end_turn(self, turn: Turn) -> None:
         """Run once at the end of each turn, before the commit: the place to put together what is sent by the batch."""
 

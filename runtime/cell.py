@@ -5,7 +5,7 @@ durable; a message whose handling raises, or whose rows the store cannot encode,
 actor starts again from the store; every other message drained with it is handled again, in order; while the store
 cannot write, the cell waits, since its memory is ahead of the store, and refuses requests from the edge. A commit of
 which nobody knows whether it was written is not repeated: the actor starts again from the store, which knows, and the
-messages of that turn go unanswered.
+messages of that turn go unanswered. An idle actor may note a message without a turn, if it only has to remember it.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class CellConfig:
 
 @dataclass
 class CellStats:
-    """What a cell has done since it started; `busy_ns` by message type is CPU spent in `handle`."""
+    """What a cell has done since it started; `busy_ns` by message type is CPU spent in `handle` or `note`."""
 
     turns: int = 0
     messages: int = 0
@@ -108,11 +108,15 @@ class Cell:
         self._reads: dict[asyncio.Task[None], None] = {}  # in order of asking, since order can show
         self._read_error: Exception | None = None
         self._idle = False
+        self._noting: Actor[Any] | None = None  # the actor, while it is idle, if there is anything it takes without a turn
 
     # -- the mailbox -------------------------------------------------------------------------------------------------
 
     def deliver(self, envelope: Envelope) -> None:
         """Take a message into the mailbox. Raises: MailboxFullError, or the store's error while a commit is stuck."""
+        actor = self._noting
+        if actor is not None and not self._is_woken and not envelope.request and self._note(actor, envelope.message):
+            return
         depth = len(self._mailbox)
         if envelope.request and not envelope.sender.startswith("session."):
             if self._stall is not None:
@@ -123,6 +127,22 @@ class Cell:
             raise MailboxFullError(self.address, self._config.mailbox_capacity)
         self._mailbox.append(envelope)
         self._wake()
+
+    def _note(self, actor: Actor[Any], message: Any) -> bool:
+        """Let the idle actor take a message without a turn. Its timer stays: it may fire early now, and is armed again."""
+        clock = self._clock
+        at, now_ms = clock.mono_ns(), clock.now_ms()
+        try:
+            if not actor.note(message, now_ms, at // 1_000_000):
+                return False
+        except Exception as error:  # `handle` will say the same, within a turn that can fail
+            log.warning("note_failed", address=self.address, message=type(message).__name__, error=repr(error))
+            return False
+        stats, name = self.stats, type(message).__name__
+        stats.messages += 1
+        stats.busy_ns[name] = stats.busy_ns.get(name, 0) + clock.mono_ns() - at
+        self._turned_ms = now_ms
+        return True
 
     def __len__(self) -> int:
         return len(self._mailbox)
@@ -153,6 +173,7 @@ class Cell:
                 return
         finally:
             self._idle = False
+            self._noting = None
             self._stop_timer()
             if reads := self._cancel_reads():
                 await asyncio.wait(reads)
@@ -160,6 +181,7 @@ class Cell:
     async def _live(self, actor: Actor[Any], journal: Journal | None) -> None:
         await self._turn(actor, journal, [], starting=True)
         mailbox = self._mailbox
+        noting = actor if type(actor).note is not Actor.note else None
         while mailbox or self._reads or not self._retiring:  # a message may wait for what the store says
             if mailbox or self._is_due():
                 await asyncio.sleep(0)  # an actor without a journal must not keep the loop to itself
@@ -167,7 +189,9 @@ class Cell:
                 self._arm()
                 self._idle = True
                 if not self._is_woken:
+                    self._noting = noting
                     await self._sleep()
+                    self._noting = None
                 self._idle = False
             self._is_woken = False
             if self._read_error is not None:

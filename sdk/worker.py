@@ -33,6 +33,7 @@ from ..actors.messages import (
     WorkerCredits,
     WorkerLeft,
 )
+from ..actors.node_messages import Probe
 from ..runtime.blocking import Blocking, SystemThreads
 from ..runtime.bus import Bus, Envelope
 from ..runtime.clock import Clock, Timer
@@ -323,7 +324,7 @@ class Worker:
             self._actors_moved(message.slot)
         elif isinstance(message, TellHeld):
             self._recent[message.shard] = _QUIET_BEATS
-        else:
+        elif not isinstance(message, Probe):
             log.warning("unexpected_message", message=type(message).__name__, sender=envelope.sender)
 
     def _run_tasks(self, message: RunTasks) -> None:

@@ -10,7 +10,6 @@ nobody is given up then.
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
 from typing import Final
 
@@ -20,33 +19,32 @@ import structlog
 from ...actors.addresses import key_of, session_address, worker_address
 from ...actors.messages import WorkerLeft
 from ...actors.node_messages import Probe
-from ...runtime.bus import Bus, Envelope, Refusal
+from ...runtime.bus import Envelope
 from ...runtime.clock import Clock
-from ...runtime.errors import DeadlineError, NoSuchActorError
 from ...runtime.node import Node
+from ...transports.nats.bus import NatsBus
 from ...transports.nats.link import LinkState
 
 log = structlog.get_logger("foliot")
 
-_AT_ONCE: Final = 256
 _TOLD_MAX: Final = 65_536
 
 
 @dataclass(frozen=True)
 class PresenceConfig:
-    """`interval_ms`: between two looks, 0 for none at all. `answer_ms`: how long the broker may take; each look takes as
-    long. `misses`: in a row. `settle_ms`: after this node's own connection was made."""
+    """`interval_ms`: between two looks, 0 for none at all. `answer_ms`: how long the broker may take. `misses`: in a row.
+    `settle_ms`: after this node's own connection was made."""
 
     interval_ms: int = 1_000
     answer_ms: int = 400
-    misses: int = 3  # nearly three seconds, in which a worker may connect again
+    misses: int = 3  # two seconds at least, in which a worker may connect again
     settle_ms: int = 10_000
 
 
 class Presence:
     """Of the sessions whose actors live on one node."""
 
-    def __init__(self, node: Node, bus: Bus, clock: Clock, config: PresenceConfig) -> None:
+    def __init__(self, node: Node, bus: NatsBus, clock: Clock, config: PresenceConfig) -> None:
         self._node = node
         self._bus = bus
         self._clock = clock
@@ -75,13 +73,9 @@ class Presence:
         """Ask after every session once."""
         sessions = [key_of(address) for address in self._node.addresses("worker")]
         sessions = [session for session in sessions if session not in self._told]
-        missing: dict[str, int] = {}
-        for start in range(0, len(sessions), _AT_ONCE):
-            part = sessions[start : start + _AT_ONCE]
-            answers = await asyncio.gather(*[self._is_gone(session) for session in part])
-            for session, is_gone in zip(part, answers, strict=True):
-                if is_gone:
-                    missing[session] = self._missed.get(session, 0) + 1
+        addresses = (session_address(session) for session in sessions)
+        absent = await self._bus.absent(addresses, Probe(), wait_ms=self._config.answer_ms)
+        missing = {session: self._missed.get(session, 0) + 1 for session in map(key_of, absent)}
         if not self._is_up or self._clock.mono_ns() < self._settled_ns:
             self._missed = {}
             return
@@ -89,13 +83,6 @@ class Presence:
             del missing[session]
             self._give_up(session)
         self._missed = missing
-
-    async def _is_gone(self, session: str) -> bool:
-        try:
-            answer = await self._bus.request(session_address(session), Probe(), timeout_ms=self._config.answer_ms)
-        except DeadlineError:
-            return False  # it came to somebody, who says nothing
-        return isinstance(answer, Refusal) and answer.code == NoSuchActorError.code
 
     def _give_up(self, session: str) -> None:
         log.warning("worker_gone", session=session, misses=self._config.misses)

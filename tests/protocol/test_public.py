@@ -408,7 +408,7 @@ async def test_sessions_are_bounded_in_total_and_by_tenant(gate: PublicGate, cli
 
 async def test_a_silent_worker_is_forgotten_by_its_node(gate: PublicGate, client: Plain) -> None:
     await gate.listener.close()
-    listener = await gate.listen(ListenerLimits(workers=GateLimits(silent_ms=100, sweep_ms=20)))
+    listener = await gate.listen(ListenerLimits(workers=GateLimits(silent_ms=1_000, sweep_ms=20)))
     worker = PlainWorker(client, hold)
     await worker.register()
     assert list(listener.workers.sessions) == [worker.session]
@@ -420,3 +420,15 @@ async def test_a_silent_worker_is_forgotten_by_its_node(gate: PublicGate, client
         seen.clear()
 
     assert (await worker.beat())["error"]["code"] == "session_unknown"
+
+
+async def test_a_node_without_room_for_requests_still_hears_its_workers(gate: PublicGate, client: Plain) -> None:
+    worker = PlainWorker(client, hold)
+    await worker.register()
+    gate.listener.limits = ListenerLimits(max_in_flight=0)
+
+    assert (await client.ask("queues"))["error"]["code"] == "overloaded"
+    assert await worker.beat() == {"ok": True}
+    assert await worker.offer() == {"ok": True}
+    assert (await worker.beat(held=[{"id": "no id", "attempt": 1}]))["error"]["code"] == "invalid_id"
+    await worker.stop()

@@ -10,6 +10,7 @@ one is a request it is refused. What is larger than a message of the server's tr
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any, Final
 
 import structlog
@@ -18,6 +19,7 @@ from ...runtime.bus import Envelope, Receiver, Refusal, Resolver
 from ...runtime.clock import Clock
 from ...runtime.errors import FoliotError, NoSuchActorError, UnavailableError
 from ..requests import Requests
+from .absence import Absences
 from .errors import LinkDownError, NatsConfigError, TooLargeError
 from .frames import FrameError, Subjects, decode, encode
 from .link import NO_RESPONDERS, Delivery, LinkState, NatsLink, Subscription, Taker
@@ -56,6 +58,7 @@ class NatsBus:
         self._mark = link.ident  # of its own broadcasts; nobody listens there, so the server answers them with nothing
         self._subscribed["replies"] = link.subscribe(self._reply_subject, self._take_reply)
         self._subscribed["statuses"] = link.subscribe(f"{self._reply_subject}.*", self._take_status)
+        self._absences = Absences(link, f"{prefix}.to.absent.{name}-{link.ident}")
         link.watch(self._link_changed)
 
     @property
@@ -66,6 +69,7 @@ class NatsBus:
     def close(self) -> None:
         """Stop listening; the link stays."""
         self._link.unwatch(self._link_changed)
+        self._absences.close()
         for subscription in self._subscribed.values():
             subscription.close()
         self._subscribed.clear()
@@ -221,6 +225,13 @@ class NatsBus:
             return await self._requests.ask(f"{type(message).__name__} to {to}", send, timeout_ms=timeout_ms)
         finally:
             self._asked.pop(asked, None)
+
+    async def absent(self, addresses: Iterable[str], message: Any, *, wait_ms: int) -> list[str]:
+        """Return those of the addresses where nobody listens, in their order. They are of no actors; each is sent the
+        message, which must mean nothing there. `wait_ms`: how long the server may take to say so."""
+        of = self._subjects.of
+        asked = ((to, of(to), encode(to, "", 0, message)) for to in addresses if to not in self._local)
+        return await self._absences.among(asked, wait_ms=wait_ms)
 
     def _link_changed(self, state: LinkState) -> None:
         """Requests that were not written to the server when its connection ended are refused: nobody got them. The answers

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import structlog
 
@@ -39,6 +39,8 @@ log = structlog.get_logger("foliot.transports.nats")
 GROUP: Final = "gateways"
 _EDGE: Final = "edge"
 _OTHERS: Final = ("events", "bodies", "in")  # subjects of the same depth that are no requests
+_KNOWN_MAX: Final = 4_096  # subjects that are remembered
+_AT_ONCE: Final = (p.Beat, p.Credits)  # a task for each would cost more than they do
 _OPERATORS_ONLY: Final = (
     api.ListQueues, api.SetQueue, api.ListWorkers, api.ListTenants, api.SetTenant, api.Verify, api.ReadStats,
     api.ListMembers, api.DrainMember,
@@ -75,6 +77,14 @@ class TenantForbiddenError(UsageError):
     def __init__(self, tenant: str, what: str) -> None:
         super().__init__(f"tenant {tenant!r} asked {what}, expected what concerns that tenant alone")
         self.tenant = tenant
+
+
+class _Asked(NamedTuple):
+    """What a subject asks. `wrong`: why that cannot be done."""
+
+    tenant: str
+    op: str
+    wrong: UsageError | None = None
 
 
 class _Load:
@@ -123,6 +133,7 @@ class NatsListener:
             send=self._push, max_push=lambda: link.max_message, limits=self.limits.workers,
         )  # fmt: skip
         self._own_prefix = f"{prefix}."
+        self._known: dict[str, _Asked] = {}  # subjects of the public protocol that are in order
         self._total = _Load()
         self._loads: dict[str, _Load] = {}
         self._tasks: dict[asyncio.Task[None], bool] = {}  # → whether it is a poll
@@ -171,19 +182,35 @@ class NatsListener:
     # -- what comes in -------------------------------------------------------------------------------------------------
 
     def _take(self, delivery: Delivery) -> None:
-        words = delivery.subject.split(".")[2:]
-        tenant, op = words[0], ".".join(words[1:])
-        if op in _OTHERS:
+        asked = self._known.get(delivery.subject) or self._read_subject(delivery.subject)
+        if asked.op in _OTHERS:
             return
         if delivery.reply.startswith((self._own_prefix, "$")):  # an answer there would speak with this node's voice
             self._drop("bad_reply")
             return
-        if op == _EDGE:
-            self._take_edge(delivery, tenant)
+        if asked.op == _EDGE:
+            self._take_edge(delivery, asked.tenant)
         else:
-            if len(words) == 4:  # worker.<node>.<op>
-                op = f"worker.{words[3]}"
-            self._take_public(delivery, tenant, op, is_here=len(words) == 4)
+            self._take_public(delivery, asked)
+
+    def _read_subject(self, subject: str) -> _Asked:
+        words = subject.split(".")[2:]
+        tenant, op = words[0], ".".join(words[1:])
+        if op in (*_OTHERS, _EDGE):
+            return _Asked(tenant, op)
+        is_here = len(words) == 4  # worker.<node>.<op>: it came to this very node
+        if is_here:
+            op = f"worker.{words[3]}"
+        try:
+            check_name("tenant", tenant)
+            if not (op in p.CALLS or op in p.WORKER_CALLS) or (op == "worker.register" and is_here):
+                raise OperationError(op)
+        except UsageError as found:
+            return _Asked(tenant, op, found)
+        if len(self._known) >= _KNOWN_MAX:
+            self._known.clear()
+        asked = self._known[subject] = _Asked(tenant, op)
+        return asked
 
     def _take_edge(self, delivery: Delivery, tenant: str) -> None:
         """A request of Foliot's own client."""
@@ -201,14 +228,15 @@ class NatsListener:
 
         self._begin(tenant, len(delivery.data), answer, refuse, is_poll=isinstance(request, WatchTasks))
 
-    def _take_public(self, delivery: Delivery, tenant: str, op: str, *, is_here: bool) -> None:
-        """A request of the public protocol. `is_here`: it came to this very node."""
+    def _take_public(self, delivery: Delivery, asked: _Asked) -> None:
+        """A request of the public protocol."""
+        tenant, op, wrong = asked
         form = sniffed(delivery.data)
         try:
-            form = format_of(delivery.data, delivery.headers)
-            check_name("tenant", tenant)
-            if not (op in p.CALLS or op in p.WORKER_CALLS) or (op == "worker.register" and is_here):
-                raise OperationError(op)
+            if delivery.headers:
+                form = format_of(delivery.data, delivery.headers)
+            if wrong is not None:
+                raise wrong
             ask = self._codec.read(op, delivery.data, form)
         except (ContentTypeError, UsageError) as error:
             self._answer_public(delivery, form, p.Failed(error=error_of(Refusal.of(error))))
@@ -217,19 +245,23 @@ class NatsListener:
         def refuse(refusal: Refusal) -> None:
             self._answer_public(delivery, form, p.Failed(error=error_of(refusal)))
 
+        if isinstance(ask, _AT_ONCE) and not self._is_closing:
+            try:
+                done = self.workers.answer_at_once(tenant, ask)
+            except Exception as error:
+                refuse(_refusal(op, error))
+            else:
+                self._answer_public(delivery, form, done)
+            return
+
         async def answer() -> None:
             try:
                 if op in p.CALLS:
                     part = await self._calls.answer(tenant, ask, form)
                 else:
                     part = await self.workers.answer(tenant, ask, form)
-            except RefusedCallError as error:
-                refuse(error.refusal)
-            except FoliotError as error:
-                refuse(Refusal.of(error))
             except Exception as error:
-                log.error("request_failed", op=op, exc_info=error)
-                refuse(Refusal("internal", f"{op} failed with {type(error).__name__}"))
+                refuse(_refusal(op, error))
             else:
                 self._answer_public(delivery, form, part)
 
@@ -327,6 +359,16 @@ class NatsListener:
 
     def _drop(self, reason: str) -> None:
         self.dropped[reason] = self.dropped.get(reason, 0) + 1
+
+
+def _refusal(op: str, error: Exception) -> Refusal:
+    """Return what whoever asked is told of an error."""
+    if isinstance(error, RefusedCallError):
+        return error.refusal
+    if isinstance(error, FoliotError):
+        return Refusal.of(error)
+    log.error("request_failed", op=op, exc_info=error)
+    return Refusal("internal", f"{op} failed with {type(error).__name__}")
 
 
 def _answer_too_large(error: TooLargeError) -> TooLargeError:

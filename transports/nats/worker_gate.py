@@ -24,6 +24,7 @@ from .worker_gate_session import HEARTBEAT_MS, GateLimits, Session, SessionUnkno
 
 DEAD_AFTER_MS: Final = 30_000  # as worker actors have it
 _NO_NAME: Final = re.compile(r"[^A-Za-z0-9_-]+")
+_DONE: Final = p.Done()
 _SESSION: Final = re.compile(r"([A-Za-z0-9_-]{1,64})~[A-Za-z0-9_-]{1,48}-[0-9a-f]{20}")
 
 
@@ -100,22 +101,25 @@ class WorkerGate:
 
     # -- requests ------------------------------------------------------------------------------------------------------
 
+    def answer_at_once(self, tenant: str, ask: p.Beat | p.Credits) -> p.Done:
+        """Return the answer to what a session says often, and what needs nobody's answer here. Raises: FoliotError."""
+        session = self._session(tenant, ask.session)
+        if isinstance(ask, p.Beat):
+            session.take_beat(ask, {from_text(held.id): held.attempt for held in ask.held})
+        else:
+            session.take_credits(ask.queues, refresh=False)
+        return _DONE
+
     async def answer(self, tenant: str, ask: p.Ask, form: Format) -> p.Part:
-        """Return the answer to a request of a worker. Raises: FoliotError."""
+        """Return the answer to any other request of a worker. Raises: FoliotError."""
         match ask:
             case p.Register():
                 return self._register(tenant, ask, form)
-            case p.Credits():
-                session = self._session(tenant, ask.session)
-                session.take_credits(ask.queues, refresh=False)
-            case p.Beat():
-                session = self._session(tenant, ask.session)
-                session.take_beat(ask, {from_text(held.id): held.attempt for held in ask.held})
             case p.Outcomes():
                 return p.Taken(stale=await self._session(tenant, ask.session).report(ask.outcomes))
             case p.Leave():
                 self._session(tenant, ask.session).leave()
-        return p.Done()
+        return _DONE
 
     def _session(self, tenant: str, name: str) -> Session:
         session = self.sessions.get(name)

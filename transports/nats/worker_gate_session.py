@@ -120,7 +120,7 @@ class Session:
         self._reporting: dict[int, list[Outcome]] = {}  # by number, what no shard has taken yet
         self._report_number = 0
         self._own: dict[asyncio.Task[None], None] = {}  # outcomes that are told in the worker's place
-        self._beat = p.Beat(session=name)
+        self._alive = self._heartbeat(p.Beat(session=name))
 
     def begin(self) -> None:
         """Be found by shards, and registered as alive."""
@@ -143,9 +143,16 @@ class Session:
 
     def take_beat(self, beat: p.Beat, held: dict[int, int]) -> None:
         """`held`: attempts by task, as the worker lists them."""
-        self.heard_ns = self._clock.mono_ns()
-        self._beat = beat
+        alive = self._alive
+        if (len(beat.held), beat.done, beat.draining) != (alive.running, alive.done, alive.draining):
+            self._alive = self._heartbeat(beat)
         self._say_alive()
+        if held or self._recent or self._reporting:
+            self._tell_shards(held)
+        self.take_credits(beat.queues, refresh=True)
+
+    def _tell_shards(self, held: dict[int, int]) -> None:
+        """Tell each shard what the worker holds of it, and those that lately had something with it that it holds nothing."""
         by_shard: dict[int, dict[int, int]] = {shard: {} for shard in self._recent}
         for task_id, attempt in held.items():
             shard = shard_of(task_id)
@@ -158,7 +165,6 @@ class Session:
             if shard < self._slots:
                 self._send(shard_address(shard), HeldLeases(self.name, list(attempts), list(attempts.values())))
         self._recent = {shard: left - 1 for shard, left in self._recent.items() if left > 1}
-        self.take_credits(beat.queues, refresh=True)
 
     async def report(self, told: list[p.OutcomeIn]) -> list[int]:
         """Have the shards take outcomes. Returns: positions that are stale.
@@ -308,13 +314,15 @@ class Session:
     # -- what actors hear ----------------------------------------------------------------------------------------------
 
     def _say_alive(self) -> None:
-        ask, beat = self._ask, self._beat
-        running = len(beat.held)
-        message = Heartbeat(
-            self.name, ask.name or self.name, ask.pid, ask.host, dict(ask.labels), self._queues, ask.slots, running,
+        self._send(self._worker, self._alive)
+
+    def _heartbeat(self, beat: p.Beat) -> Heartbeat:
+        """Return the beat as its worker actor hears it."""
+        ask = self._ask
+        return Heartbeat(
+            self.name, ask.name or self.name, ask.pid, ask.host, dict(ask.labels), self._queues, ask.slots, len(beat.held),
             beat.done, HEARTBEAT_MS, self._started_ms, beat.draining,
         )  # fmt: skip
-        self._send(self._worker, message)
 
     def _tell_queue(self, address: str, *, refresh: bool) -> None:
         free, seen = self._credits[address]
