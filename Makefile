@@ -10,6 +10,7 @@
 #   make calendar compares the ticks with a reference that walks every minute, at every clock change of every zone; takes a while
 #   make year    simulates a year of a thousand schedules with a crash every week; ARGS="--schedules 100 --days 90" for less
 #   make chaos   kills, stops and restarts parts of a real cluster under traffic; ARGS="--minutes 2 --seed 7 --repeat 10"
+#   make postgres runs the store's tests on PostgreSQL 14 to 18, fetched by npm; ARGS="14 16 --keep FOLDER" for less, and to keep them
 #   make planted plants bugs in the code, one at a time, and says how many seeds each could hide; ARGS="fence cancel" names some
 #
 # PYTHON=/path/to/python3 chooses the interpreter (3.11 or newer) when .venv is made.
@@ -23,7 +24,7 @@ ARGS ?=
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help demo up test check bench sim calendar year chaos planted clean
+.PHONY: help demo up test check bench sim calendar year chaos postgres planted clean
 .DEFAULT_GOAL := help
 
 help:
@@ -59,6 +60,9 @@ year: $(READY)
 
 chaos: $(READY)
 	@$(BIN)/python -m foliot.tests.chaos.run $(ARGS)
+
+postgres: $(READY)
+	@$(BIN)/python -m foliot.tests.stores.postgres_versions $(ARGS)
 
 planted: $(READY)
 	@$(BIN)/python -m foliot.tests.simulations.planted.run $(ARGS)

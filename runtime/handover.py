@@ -2,7 +2,7 @@
 
 A slot is away from when its owner stops until the next owner has claimed it. Given back all at once, every slot would be
 away for as long as the claims of all take; in turn, each is away for about one claim, and is served meanwhile. News that a
-slot was claimed may be lost, so none is waited for longer than `turn_ms`.
+slot was claimed may be lost, or is never told since the slot came back, so none is waited for longer than `turn_ms`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class HandOver:
         self._at_once = at_once
         self._turn_ms = turn_ms
         self._waiting: dict[int, None] = {}
-        self._under_way: dict[int, None] = {}  # given back and not claimed yet, the oldest first
+        self._under_way: dict[int, float] = {}  # given back and not claimed yet: waited for until then, the oldest first
         self._moved = asyncio.Event()
         self._is_running = False
 
@@ -53,19 +53,22 @@ class HandOver:
     async def run(self) -> None:
         """Give back what waits, each in its turn."""
         try:
+            self._go_on()  # news may have come before this began
             while self._waiting:
                 self._moved.clear()
-                with anyio.move_on_after(self._turn_ms / 1000) as span:
+                with anyio.CancelScope(deadline=next(iter(self._under_way.values()))):
                     await self._moved.wait()
-                if span.cancelled_caught and self._under_way:
-                    del self._under_way[next(iter(self._under_way))]
                 self._go_on()
         finally:
             self._is_running = False
 
     def _go_on(self) -> None:
+        now = anyio.current_time()
+        for slot in [slot for slot, until in self._under_way.items() if until <= now]:
+            del self._under_way[slot]
         while self._waiting and len(self._under_way) < self._at_once:
             slot = next(iter(self._waiting))
             del self._waiting[slot]
             if self._retire(slot):
-                self._under_way[slot] = None
+                self._under_way.pop(slot, None)  # it may have come back since
+                self._under_way[slot] = now + self._turn_ms / 1000

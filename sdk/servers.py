@@ -147,6 +147,8 @@ class LocalPostgres(ServerProcess):
         ServerFailedError."""
         program, user = self._bin() / "postgres", self._user
         if user is None:
+            if not (self._data / "PG_VERSION").exists():
+                self._check_name()
             return
         try:
             subprocess.run(
@@ -161,6 +163,17 @@ class LocalPostgres(ServerProcess):
                 self.kind, str(self.folder),
                 f"cannot run as root, and user {user.pw_name!r}, as whom root runs it, cannot reach its program"
                 f" {str(program)!r}{where}; put the Python environment where that user can read, or run as an ordinary user",
+            ) from error  # fmt: skip
+
+    def _check_name(self) -> None:
+        """A database is made by a user with a name; in a container the number may be all there is."""
+        try:
+            pwd.getpwuid(os.geteuid())
+        except KeyError as error:
+            raise ServerFailedError(
+                self.kind, str(self.folder),
+                f"cannot run as user {os.geteuid()}, who has no name on this machine; name the user in /etc/passwd, or run"
+                " as one who is named there",
             ) from error  # fmt: skip
 
     async def _prepare(self) -> None:

@@ -143,6 +143,13 @@ async def test_root_is_told_of_programs_its_database_cannot_reach_and_nothing_is
     assert not list(folders.iterdir())
 
 
+def test_a_user_without_a_name_is_told_that_a_database_needs_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 54_321)
+
+    with pytest.raises(ServerFailedError, match=r"cannot run as user 54321, who has no name .*; name the user in /etc"):
+        LocalPostgres(tmp_path).check()
+
+
 async def test_a_cluster_whose_database_does_not_start_leaves_nothing(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
