@@ -12,7 +12,6 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from contextlib import AsyncExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
@@ -21,6 +20,7 @@ import msgspec
 
 from ..runtime.errors import UnavailableError
 from ..sdk.client import Client
+from ..sdk.cluster.assembly import Assembly
 from ..sdk.cluster.children import Child, ChildFailedError
 from ..sdk.servers import LocalNats, LocalPostgres
 from . import member
@@ -31,8 +31,13 @@ _READY_S: Final = 60.0
 _STOP_S: Final = 20.0
 _WHOLE_S: Final = 60.0
 _FOUND_S: Final = 30.0
-_LOG: Final = "members.log"
-_LOG_TAIL: Final = 4_000
+_LOG_TAIL: Final = 6_000
+
+
+def tell_log(log: Path) -> None:
+    """Show the end of what nodes and workers logged."""
+    if log.exists():
+        print(log.read_text(errors="replace")[-_LOG_TAIL:], file=sys.stderr)
 
 
 class ClusterPlan(Plan, frozen=True, kw_only=True):
@@ -47,31 +52,24 @@ class ClusterPlan(Plan, frozen=True, kw_only=True):
     profiled_tasks: int = 1
 
 
-class BenchCluster:
+class BenchCluster(Assembly):
     """The cluster of a plan, as an async context manager; `client` is connected to it, and all shards have a node."""
 
     def __init__(self, plan: ClusterPlan) -> None:
+        super().__init__()
         self._plan = plan
+        self._log = Path(plan.path("members.log"))
         self._nats: LocalNats | None = None
         self._postgres: LocalPostgres | None = None
         self.nodes: list[Child] = []
         self.workers: list[Child] = []
-        self._stack = AsyncExitStack()
-
-    async def __aenter__(self) -> BenchCluster:
-        try:
-            await self._start()
-        except BaseException:
-            await self._stack.aclose()
-            raise
-        return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if isinstance(error, Exception) and self.nodes:
-            self._tell_log()
-        await self._stack.aclose()
+            tell_log(self._log)
+        await super().__aexit__(kind, error, traceback)
 
     async def _start(self) -> None:
         plan = self._plan
@@ -95,13 +93,10 @@ class BenchCluster:
                 for child in (*self.nodes, *self.workers):
                     await child.wait_ready()
         except (ChildFailedError, TimeoutError):
-            self._tell_log()
+            tell_log(self._log)
             raise
         self.client = await self._stack.enter_async_context(Client(self.address, connect_timeout=30))
         await self._whole()
-
-    def _tell_log(self) -> None:
-        print(Path(self._plan.path(_LOG)).read_text(errors="replace")[-_LOG_TAIL:], file=sys.stderr)
 
     async def _add(self, children: list[Child], name: str, words: list[str]) -> None:
         plan = self._plan
@@ -109,7 +104,7 @@ class BenchCluster:
             "FOLIOT_NATS": self.address, "FOLIOT_POSTGRES": self.dsn,
             member.FOLDER_VARIABLE: plan.folder, member.TASKS_VARIABLE: str(plan.profiled_tasks),
         }  # fmt: skip
-        child = Child(name, [*words, "--name", name], env=env, restart=False, program=member.PROGRAM, log=plan.path(_LOG))
+        child = Child(name, [*words, "--name", name], env=env, restart=False, program=member.PROGRAM, log=self._log)
         children.append(child)
         await child.start()
 

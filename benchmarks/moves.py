@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sys
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -17,14 +16,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from ..runtime.clock import SystemClock
-from ..runtime.errors import FoliotError
 from ..runtime.membership import NODES, SLOTS
 from ..sdk.client import Client
 from ..sdk.cluster.children import Child
-from ..sdk.cluster.local import LocalCluster, LocalOptions
+from ..sdk.cluster.local import LocalCluster, LocalOptions, whole
 from ..sdk.servers import LocalNats, LocalPostgres
 from ..transports.nats.bus import NatsBus
 from ..transports.nats.link import NatsConfig, NatsLink
+from .cluster_place import tell_log
 from .moves_app import held
 from .moves_traffic import Starts, Traffic, Watcher
 from .numbers import percentile
@@ -33,7 +32,6 @@ from .plan import Plan
 KINDS: Final = ("drain", "node_kill", "worker_kill", "worker_stop", "broker", "database")
 _WAIT_S: Final = 120.0
 _LOOK_S: Final = 0.02
-_LOG_TAIL: Final = 6_000
 
 
 class MovesPlan(Plan, frozen=True, kw_only=True):
@@ -64,13 +62,8 @@ async def moves(plan: MovesPlan) -> dict[str, Any]:
             client = await stack.enter_async_context(Client(cluster.address, connect_timeout=30))
             return await _Moves(plan, cluster, client, await _watching(plan, cluster, stack)).run()
     except Exception:
-        _tell_log(log)
+        tell_log(log)
         raise
-
-
-def _tell_log(log: Path) -> None:
-    if log.exists():
-        print(log.read_text(errors="replace")[-_LOG_TAIL:], file=sys.stderr)
 
 
 async def _watching(plan: MovesPlan, cluster: LocalCluster, stack: AsyncExitStack) -> Watcher:
@@ -278,16 +271,7 @@ class _Moves:
         return at_ns, starts, figures
 
     async def _whole(self) -> None:
-        """Wait until every shard has a node that answers, and workers are there."""
-        async with asyncio.timeout(_WAIT_S):
-            while True:
-                try:
-                    members = (await self._client.members()).members
-                    if sorted(shard for node in members for shard in node.shards) == list(range(self._plan.shards)):
-                        return
-                except FoliotError:
-                    pass
-                await asyncio.sleep(_LOOK_S)
+        await whole(self._client, self._plan.shards, within_s=_WAIT_S)
 
     async def _until(self, is_so: Callable[[], bool]) -> None:
         async with asyncio.timeout(_WAIT_S):

@@ -11,18 +11,19 @@ import asyncio
 import contextlib
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Final
 
 import msgspec
 import structlog
 
+from ...runtime.errors import FoliotError
 from ...runtime.rng import Rng
+from ..client import Client
 from ..server_process import free_port
 from ..servers import LocalNats, LocalPostgres
+from .assembly import Assembly
 from .children import Child
 
 log = structlog.get_logger("foliot")
@@ -30,13 +31,14 @@ log = structlog.get_logger("foliot")
 _MARGIN_S: Final = 15.0  # beyond a worker's own grace
 _NODE_STOP_S: Final = 20.0
 _READY_S: Final = 60.0
+_LOOK_S: Final = 0.02
 
 
 @dataclass(frozen=True)
 class LocalOptions:
     """`data`: the folder of everything; None: one that is deleted at the end. `worker_arguments`, `node_arguments`: further
-    words of `foliot worker` and `foliot node`. `env`: further
-    variables of theirs. `restart`: start children again that die. `log`: a file for what they log, instead of this process's
+    words of `foliot worker` and `foliot node`. `env`: further variables of theirs. `restart`: start children again that die,
+    and with `restart_drained` those too that were drained. `log`: a file for what they log, instead of this process's
     standard error."""
 
     nodes: int = 2
@@ -47,6 +49,7 @@ class LocalOptions:
     node_arguments: Sequence[str] = ()
     env: Mapping[str, str] = field(default_factory=dict)
     restart: bool = True
+    restart_drained: bool = True
     drain_grace_ms: int = 30_000
     log: Path | str | None = None
 
@@ -59,7 +62,7 @@ class _Kept(msgspec.Struct):
     password: str
 
 
-class LocalCluster:
+class LocalCluster(Assembly):
     """The cluster, as an async context manager.
 
         async with LocalCluster(LocalOptions(nodes=2, workers=2, worker_arguments=["--app", "shop:app"])) as cluster:
@@ -69,6 +72,7 @@ class LocalCluster:
     """
 
     def __init__(self, options: LocalOptions) -> None:
+        super().__init__()
         self.options = options
         self.nodes: list[Child] = []
         self.workers: list[Child] = []
@@ -81,7 +85,6 @@ class LocalCluster:
             None if folder is None else folder / "nats", port=kept.nats_port if folder is not None else 0,
             password=kept.password,
         )  # fmt: skip
-        self._stack = AsyncExitStack()
 
     @property
     def address(self) -> str:
@@ -98,19 +101,6 @@ class LocalCluster:
     def full_environment(self) -> dict[str, str]:
         """The same with this process's own variables: for commands that are started beside it."""
         return {**os.environ, **self.environment}
-
-    async def __aenter__(self) -> LocalCluster:
-        try:
-            await self._start()
-        except BaseException:
-            await self._stack.aclose()
-            raise
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:  # fmt: skip
-        await self._stack.aclose()
 
     async def _start(self) -> None:
         servers = (self.nats, self.postgres)
@@ -146,13 +136,32 @@ class LocalCluster:
 
     async def _add(self, children: list[Child], name: str, arguments: Sequence[str]) -> Child:
         options = self.options
-        child = Child(name, arguments, env=self.environment, restart=options.restart, log=options.log)
+        child = Child(
+            name, arguments, env=self.environment, restart=options.restart, restart_drained=options.restart_drained,
+            log=options.log,
+        )  # fmt: skip
         children.append(child)
         await child.start()
         return child
 
+    def begin_again(self) -> None:
+        """Start what was drained."""
+        for child in (*self.nodes, *self.workers):
+            child.begin_again()
+
     async def _stop_all(self, children: Sequence[Child], grace_s: float) -> None:
         await asyncio.gather(*[child.stop(grace_s) for child in children])
+
+
+async def whole(client: Client, slots: int, *, within_s: float = _READY_S) -> None:
+    """Wait until every shard has a node that answers. Raises: TimeoutError."""
+    async with asyncio.timeout(within_s):
+        while True:
+            with contextlib.suppress(FoliotError):
+                members = (await client.members()).members
+                if sorted(shard for node in members for shard in node.shards) == list(range(slots)):
+                    return
+            await asyncio.sleep(_LOOK_S)
 
 
 def _kept_in(folder: Path | None) -> _Kept:

@@ -64,6 +64,12 @@ async def doomed(ctx: Context) -> None:
     raise RuntimeError("made to fail")
 
 
+@app.task(queue="handed", max_attempts=ATTEMPTS)
+async def handed(ctx: Context, number: int) -> None:
+    """Of a one-way submission, whose sender hears no id: the number tells which."""
+    note("H", ctx, str(number))
+
+
 @app.task(queue="work", max_attempts=ATTEMPTS)
 async def ticked(ctx: Context) -> None:
     assert ctx.tick is not None

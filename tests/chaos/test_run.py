@@ -17,3 +17,4 @@ def test_a_short_storm_loses_nothing_and_does_nothing_twice(capfd: pytest.Captur
     assert (code, found["lost"], found["duplicates"]) == (0, 0, 0)
     assert sum(found["faults"].values()) >= 1
     assert min(found["kinds"][kind] for kind in ("plain", "once", "flaky", "cancelled")) > 0
+    assert min(found[what] for what in ("one_way", "ticks", "events")) > 0

@@ -11,11 +11,12 @@ from foliot import Client, Task
 from foliot.runtime.errors import FoliotError, UnavailableError
 from foliot.runtime.rng import Rng
 
-from .app import doomed, flaky, maybe, once, ticked, work
+from .app import doomed, flaky, handed, maybe, once, ticked, work
 
 SCHEDULES: Final = ("chaos.first", "chaos.second")
 TICK_MS: Final = 1_000
 _BATCH: Final = 40
+_HANDED: Final = 10
 _PAUSE_S: Final = 0.2
 _COMPLETED: Final = frozenset({"completed"})
 
@@ -23,13 +24,14 @@ _COMPLETED: Final = frozenset({"completed"})
 @dataclass
 class Book:
     """`owed`: by task id, the states in which it may end. `keys`: by dedupe key, the ids that were told. `never`: tasks that
-    must not have started. `unanswered`: requests without an answer, by kind and code; `odd`: refusals that do not say
-    that it is for now only."""
+    must not have started. `handed`: the numbers of one-way submissions that the broker confirmed. `unanswered`: requests
+    without an answer, by kind and code; `odd`: refusals that do not say that it is for now only."""
 
     owed: dict[str, frozenset[str]] = field(default_factory=dict)
     kinds: Counter[str] = field(default_factory=Counter)
     keys: dict[str, set[str]] = field(default_factory=dict)
     never: set[str] = field(default_factory=set)
+    handed: list[int] = field(default_factory=list)
     unanswered: Counter[str] = field(default_factory=Counter)
     odd: list[str] = field(default_factory=list)
 
@@ -51,12 +53,13 @@ class Traffic:
         self._rng = rng
         self._rate = rate
         self._is_over = False
+        self._number = 0
         self.book = Book()
 
     async def run(self) -> None:
         """Submit until `stop`. Every kind has a loop of its own, so that one that waits holds up no other."""
         async with asyncio.TaskGroup() as group:
-            for name in ("bulk", "once", "retries", "cancels"):
+            for name in ("bulk", "once", "retries", "cancels", "one_way"):
                 group.create_task(self._again(name, getattr(self, f"_{name}"), self._rng.stream(name)))
 
     def stop(self) -> None:
@@ -147,3 +150,18 @@ class Traffic:
             self.book.owed[task.id] = frozenset({"cancelled"})
             self.book.never |= {task.id} if waits else set()
         await asyncio.sleep(rng.below(400) / 1000)
+
+    async def _one_way(self, rng: Rng) -> None:
+        """Hand some tasks to the broker. Those it does not confirm it may have all the same, but once only."""
+        numbers = range(self._number, self._number + _HANDED)
+        self._number += _HANDED
+        told = await asyncio.gather(
+            *[self._client.submit_one_way(handed, number=number) for number in numbers], return_exceptions=True
+        )
+        self.book.handed += [number for number, error in zip(numbers, told, strict=True) if error is None]
+        for error in told:
+            if isinstance(error, FoliotError):
+                self.book.refuse("one_way", error)
+            elif error is not None:
+                raise error
+        await asyncio.sleep(rng.below(500) / 1000)

@@ -19,11 +19,12 @@ class Start:
 @dataclass
 class Witness:
     """`starts`: by task, in order of writing; `done`: tokens of the attempts that had their effect; `ticks`: tasks that a
-    tick made, by schedule and moment."""
+    tick made, by schedule and moment; `handed`: tasks that a one-way submission became, by its number."""
 
     starts: dict[str, list[Start]] = field(default_factory=dict)
     done: dict[str, int] = field(default_factory=dict)
     ticks: dict[str, set[str]] = field(default_factory=dict)
+    handed: dict[int, set[str]] = field(default_factory=dict)
 
     def requeue_s(self, pid: int, killed_ns: int) -> list[float]:
         """Return how long after a process was killed each attempt it had not finished started again elsewhere."""
@@ -54,4 +55,6 @@ def witness_of(lines: Iterable[str]) -> Witness:
             found.done[token] = found.done.get(token, 0) + 1
         elif kind == "T":
             found.ticks.setdefault(what, set()).add(task)
+        elif kind == "H":
+            found.handed.setdefault(int(what), set()).add(task)
     return found

@@ -16,6 +16,8 @@ from foliot.runtime.rng import Rng
 from foliot.transports.nats.config import NatsConfig, shown
 from foliot.transports.nats.link import NatsLink
 
+from .. import proxy
+
 CERTIFICATES = Path(__file__).parent / "certificates"
 QUICK: dict[str, Any] = {"ping_interval_ms": 100, "ping_timeout_ms": 100, "reconnect_min_ms": 10, "reconnect_max_ms": 100}
 
@@ -31,67 +33,26 @@ async def until(holds: Callable[[], bool], *, within_s: float = 20) -> None:
             await asyncio.sleep(0.005)
 
 
-class Proxy:
-    """Stands between a link and a server. `stall`: nothing passes, while all connections stay open."""
+class Proxy(proxy.Proxy):
+    """Stands between a link and a server. `accepted`: connections so far."""
 
     def __init__(self, url: str) -> None:
-        self._target = shown(url).rsplit(":", 1)
-        self._passing = asyncio.Event()
-        self._passing.set()
-        self._clients: list[asyncio.StreamWriter] = []
-        self._tasks: list[asyncio.Task[None]] = []
-        self._server: asyncio.Server | None = None
+        host, _, port = shown(url).rpartition(":")
+        super().__init__(host, int(port))
         self.accepted = 0
-
-    async def __aenter__(self) -> Proxy:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        assert self._server is not None
-        self._server.close()
-        self.cut()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     @property
     def url(self) -> str:
-        assert self._server is not None
-        return f"nats://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
-
-    def stall(self) -> None:
-        self._passing.clear()
-
-    def go_on(self) -> None:
-        self._passing.set()
-
-    def cut(self) -> None:
-        """End all connections that are open."""
-        for client in self._clients:
-            client.transport.abort()
-        self._clients.clear()
+        return f"nats://127.0.0.1:{self.port}"
 
     def inject(self, data: bytes) -> None:
         """Say something to the clients in the server's name."""
-        for client in self._clients:
+        for client, _ in self._pairs:
             client.write(data)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.accepted += 1
-        server_reader, server_writer = await asyncio.open_connection(self._target[0], int(self._target[1]))
-        self._clients.append(writer)
-        self._tasks += [
-            asyncio.create_task(self._pass(reader, server_writer)), asyncio.create_task(self._pass(server_reader, writer))
-        ]  # fmt: skip
-
-    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(OSError):
-            while data := await reader.read(65_536):
-                await self._passing.wait()
-                writer.write(data)
-                await writer.drain()
-        writer.close()
+        await super()._accept(reader, writer)
 
 
 class Hello:

@@ -33,6 +33,7 @@ from foliot.transports.nats.events import (
     EventsMissed,
     FeedConfig,
     TaskEvent,
+    missed_before,
     read_events,
 )
 from foliot.transports.nats.link import Delivery, NatsLink
@@ -120,6 +121,32 @@ def test_a_shard_tells_every_change_of_state_and_only_if_asked(is_told: bool) ->
         (one, "acme", 0, 2, 0), (one, "acme", 2, 3, 1), (one, "acme", 3, 4, 1), (one, "acme", 4, 2, 1),
         (one, "acme", 2, 3, 2), (one, "acme", 3, 10, 2), (later, "acme", 0, 1, 0), (later, "acme", 1, 12, 0),
     ][: None if is_told else 0]  # fmt: skip
+
+
+def test_what_comes_late_of_an_epoch_before_the_first_that_was_heard_is_no_gap() -> None:
+    numbers: dict[tuple[int, int], int] = {}
+    shards: dict[int, int] = {}
+    heard = [((7, 2), 5), ((7, 1), 30), ((7, 1), 32), ((7, 2), 6), ((7, 3), 2), ((7, 3), 2), ((8, 1), 9)]
+
+    missed = [missed_before(key, number, numbers, shards) for key, number in heard]
+
+    assert missed == [0, 0, 1, 0, 1, None, 0]
+
+
+async def test_the_last_events_of_a_process_are_stored_before_it_goes(place: Place) -> None:
+    feed = place.feed()
+    await feed.emptied()  # there are none
+    place.nats.stop_process()
+    feed.tell(turn(IDS[0]))
+
+    with anyio.move_on_after(0.2) as gave_up:
+        await feed.emptied()
+    place.nats.resume()
+    with anyio.fail_after(20):
+        await feed.emptied()
+
+    assert gave_up.cancelled_caught
+    assert ids_of(await place.read(1)) == [IDS[0]]
 
 
 async def test_events_are_read_back_in_order_and_heard_live(place: Place) -> None:

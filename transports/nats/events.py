@@ -94,6 +94,7 @@ class EventFeed:
         self._queue: deque[tuple[str, bytes, str]] = deque()  # subject, message, its id
         self._queued_bytes = 0
         self._wake: asyncio.Event = asyncio.Event()
+        self._emptied: asyncio.Event = asyncio.Event()
 
     def tell(self, changes: ShardChanges) -> None:
         """Take what a durable turn tells. Plain, so that a shard never waits here."""
@@ -158,7 +159,15 @@ class EventFeed:
             elif isinstance(result, BaseException):
                 raise result
             self._queued_bytes -= len(self._queue.popleft()[1])
+        if not self._queue:
+            self._emptied.set()
         return len(results)
+
+    async def emptied(self) -> None:
+        """Return once all that was told is stored, or counted as lost; `run` has to go on meanwhile."""
+        self._emptied.clear()
+        if self._queue:
+            await self._emptied.wait()
 
 
 class TaskEvent(msgspec.Struct, frozen=True, gc=False):
@@ -189,7 +198,7 @@ async def read_events(
     config = config or FeedConfig()
     check_name("tenant", tenant)
     numbers: dict[tuple[int, int], int] = {}  # by (shard, epoch): the last seen
-    shards: dict[int, None] = {}  # those heard
+    shards: dict[int, int] = {}  # those heard: in which epoch first
     life, pause_ms = "", config.pause_ms
     while True:
         reading = _Reading()
@@ -233,15 +242,15 @@ async def read_events(
 
 
 def missed_before(
-    key: tuple[int, int], number: int, numbers: dict[tuple[int, int], int], shards: dict[int, None]
+    key: tuple[int, int], number: int, numbers: dict[tuple[int, int], int], shards: dict[int, int]
 ) -> int | None:  # fmt: skip
-    """Return how many messages are missing before this one, None if it was seen; `key`: its shard and epoch. Where a shard
-    is heard for the first time nothing can be said of what was before, nor of the end of an epoch."""
-    shard = key[0]
+    """Return how many messages are missing before this one, None if it was seen; `key`: its shard and epoch; `shards`: the
+    epoch in which each was heard first. Nothing can be said of what was before that, whose last messages may come late, nor
+    of the end of an epoch."""
+    shard, epoch = key
     last = numbers.pop(key, None)
     if last is None:
-        last = 0 if shard in shards else number - 1
-    shards[shard] = None
+        last = 0 if epoch > shards.setdefault(shard, epoch) else number - 1
     numbers[key] = max(last, number)
     if len(numbers) > _KEYS_MAX:
         del numbers[next(iter(numbers))]

@@ -8,7 +8,6 @@ something else.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from typing import Final, Protocol
 
 import msgspec
@@ -41,7 +40,10 @@ class NoEventsError(UsageError):
     code = "no_events"
 
     def __init__(self) -> None:
-        super().__init__("this cluster tells no events; start its nodes with 'foliot node --events'")
+        super().__init__(
+            "this cluster tells no events; start its nodes with 'foliot node --events', "
+            "or all of it with 'foliot up --cluster N --events'"
+        )
 
 
 class FeedBusyError(UnavailableError):
@@ -107,11 +109,11 @@ class FeedDesk:
         page = _Page(ask.limit)
         consumption = await self._streams.consume(self._config.name, wanted, page.take, page.end)
         try:
-            at_end = await self._fill(page, wanted.name, ask)
+            at_end = await self._fill(page, consumption, wanted.name, ask)
         finally:
             consumption.close()
             await self._streams.forget(self._config.name, wanted.name)
-        found = page.messages(tenant, consumption)
+        found = page.messages(tenant)
         if page.position:
             start, position = page.first - 1, page.position
         else:
@@ -120,12 +122,13 @@ class FeedDesk:
             messages=found, start=f"{start}@{life}", cursor=f"{position}@{life}", at_end=at_end, lost=is_lost
         )  # fmt: skip
 
-    async def _fill(self, page: _Page, consumer: str, ask: p.Feed) -> bool:
-        """Wait for entries; returns whether these were all."""
+    async def _fill(self, page: _Page, consumption: Consumption, consumer: str, ask: p.Feed) -> bool:
+        """Wait for entries; returns whether these were all. The page alone bounds them, so each makes room for another."""
         wait_ms = min(ask.wait_ms, WAIT_MAX_MS)
         started_ns = self._clock.mono_ns()
         await page.more(max(wait_ms, _QUIET_MS))
         while not page.is_full:
+            page.release(consumption)
             if await page.more(_QUIET_MS):
                 continue
             if await self._streams.is_at_end(self._config.name, consumer, page.number):
@@ -145,7 +148,8 @@ class _Page:
         self.position = 0
         self._limit = limit
         self._size = 0
-        self._entries: deque[Entry] = deque()
+        self._entries: list[Entry] = []
+        self._released = 0
         self._wake: asyncio.Event = asyncio.Event()
         self._is_over = False
 
@@ -166,6 +170,12 @@ class _Page:
         self._is_over = True
         self._wake.set()
 
+    def release(self, consumption: Consumption) -> None:
+        """Have others come in the place of those that came."""
+        fresh, self._released = self._entries[self._released :], len(self._entries)
+        for entry in fresh:
+            consumption.release(entry)
+
     async def more(self, wait_ms: int) -> bool:
         """Wait for an entry; returns whether one came."""
         try:
@@ -176,11 +186,10 @@ class _Page:
         self._wake.clear()
         return True
 
-    def messages(self, tenant: str, consumption: Consumption) -> list[p.Events]:
+    def messages(self, tenant: str) -> list[p.Events]:
         """Return what came; what cannot be read is left out."""
         found = []
         for entry in self._entries:
-            consumption.release(entry)
             message = _message_of(entry)
             if message is None:
                 log.warning("event_malformed", tenant=tenant, position=entry.position)
