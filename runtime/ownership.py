@@ -190,7 +190,7 @@ class Slot:
             return
         cell.refuse_waiting(NoSuchActorError(address))
         if self.epoch != before:
-            log.info("slot_ended", slot=self.number, epoch=self.epoch, drained=not self._scope.cancelled_caught)
+            log.debug("slot_ended", slot=self.number, epoch=self.epoch, drained=not self._scope.cancelled_caught)
 
     async def _claim(self) -> tuple[Actor[Any], Journal]:
         """Make the durable actor. Raises: _SlotGoneError where the slot is no longer the node's to claim."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 from ..runtime.clock import Clock
@@ -11,6 +13,7 @@ from .errors import AddressError
 
 DEFAULT_SOCKET: Final = "./foliot.sock"
 ADDRESS_VARIABLE: Final = "FOLIOT_ADDRESS"
+_HOST_AND_PORT: Final = re.compile(r"([^/@]*@)?([\w.-]+|\[[0-9a-fA-F:]+\]):\d+(,.*)?")  # with a user before it, perhaps
 
 
 class Channel(Protocol):
@@ -27,10 +30,12 @@ class Channel(Protocol):
 
 
 def open_channel(
-    address: str | None, *, clock: Clock, connect_timeout_ms: int, tenant: str = "default"
+    address: str | None, *, clock: Clock, connect_timeout_ms: int, tenant: str = "default",
+    on_wait: Callable[[str], object] | None = None,
 ) -> Channel:  # fmt: skip
     """Return a channel to `address`: a socket's path, or the servers of a cluster as `nats://host:port`; None: what
-    FOLIOT_ADDRESS says, else ./foliot.sock. `tenant`: whose client it is.
+    FOLIOT_ADDRESS says, else ./foliot.sock. `tenant`: whose client it is. `on_wait`: called with what a request waits for,
+    if it waits for a cluster for more than a moment.
 
     Raises: AddressError, NatsConfigError.
     """
@@ -39,7 +44,7 @@ def open_channel(
     if where.startswith(("nats://", "tls://")):
         from ..transports.nats.channel import NatsChannel  # takes as long to import as all else of a client
 
-        return NatsChannel(where, tenant=tenant, connect_timeout_ms=connect_timeout_ms, clock=clock)
-    if "://" in where:
+        return NatsChannel(where, tenant=tenant, connect_timeout_ms=connect_timeout_ms, clock=clock, on_wait=on_wait)
+    if "://" in where or _HOST_AND_PORT.fullmatch(where):
         raise AddressError(where)
     return LocalChannel(where, connect_timeout_ms=connect_timeout_ms, clock=clock)

@@ -21,12 +21,12 @@ import msgspec
 from ..runtime.errors import FoliotError, NotFoundError, UnavailableError, UsageError
 from .client import Client
 from .errors import DuplicateTaskError
+from .logs import DEBUG_VARIABLE as DEBUG_VARIABLE
 
 EXIT_FAILED: Final = 1
 EXIT_USAGE: Final = 2
 EXIT_UNAVAILABLE: Final = 3
 EXIT_PIPE: Final = 141  # what a shell says of a program that SIGPIPE ended
-DEBUG_VARIABLE: Final = "FOLIOT_DEBUG"
 
 T = TypeVar("T")
 
@@ -39,12 +39,17 @@ class Session:
     tenant: str
     as_json: bool
 
-    def run(self, work: Callable[[Client], Awaitable[T]]) -> T:
-        """Connect, do the work, and turn errors into one line and an exit code."""
+    def run(self, work: Callable[[Client], Awaitable[T]], *, meet: bool = True) -> T:
+        """Connect, do the work, and turn errors into one line and an exit code. `meet`: only if a scheduler is there."""
 
         async def connected() -> T:
-            async with Client(self.address, tenant=self.tenant) as client:
+            client = Client(self.address, tenant=self.tenant, on_wait=self.tell)
+            try:
+                if meet:
+                    await client.hello()
                 return await work(client)
+            finally:
+                await client.close()
 
         return guarded(lambda: asyncio.run(connected()), as_json=self.as_json)
 
@@ -209,6 +214,13 @@ def current_user() -> str:
         return ""
 
 
+def tell_unheard(session: Session, client: Client, handler: str) -> None:
+    """Say of a handler that no worker of the cluster has told of what becomes of its tasks."""
+    doubt = client.unheard_of(handler)
+    if doubt:
+        session.tell(doubt)
+
+
 async def is_served(client: Client, queue: str) -> bool:
     """Tell whether some worker serves a queue of that name, in any pool."""
     served = [address.split(".", 2)[-1] for read in await client.workers() for address in read.heartbeat.queues]
@@ -235,6 +247,11 @@ def plain(value: Any) -> Any:
             return value
         case _:
             return str(value)
+
+
+def counted(number: int, what: str) -> str:
+    """Return a number of things in words."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def echo_json(value: Any) -> None:

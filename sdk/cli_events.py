@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Final
 
@@ -26,7 +27,8 @@ def events(session: Session, since: str | None, cursor: str, follow: bool) -> No
         raise click.UsageError("give --since or --cursor, not both")
 
     async def read(client: Client) -> None:
-        async for event in client.events(_since(since, follow), cursor=cursor, follow=follow, on_missed=missed):
+        begin = _since(since, follow)
+        async for event in client.events(begin, cursor=cursor, follow=follow, on_missed=missed, on_silent=silent):
             if session.as_json:
                 echo_json(event)
             else:
@@ -35,6 +37,9 @@ def events(session: Session, since: str | None, cursor: str, follow: bool) -> No
     def missed(count: int) -> None:
         lost = "the feed itself was lost, and what was told before"
         session.tell(lost if count < 0 else f"{count} messages of events are missing here")
+
+    def silent(nodes: Sequence[str]) -> None:
+        session.tell(f"{', '.join(nodes)} tell no events, so what they do is missing here: start them with --events")
 
     session.run(read)
 

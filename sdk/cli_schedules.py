@@ -10,7 +10,7 @@ from typing import Any, Final
 import click
 
 from .cli_backfills import backfill
-from .cli_common import Session, cell, connected, echo_json, parse_arguments, parse_object, plain
+from .cli_common import Session, cell, connected, echo_json, parse_arguments, parse_object, plain, tell_unheard
 from .cli_preview import diff, preview, tick_row
 from .cli_rules import in_options, in_utc, policy_options, policy_words, rule_options, rule_words
 from .cli_schedule_commands import delete, pause, resume, trigger
@@ -189,6 +189,7 @@ def create(
     declared: dict[str, str] = {}
 
     async def work(client: Client) -> ScheduleInfo:
+        tell_unheard(session, client, handler)
         with in_options():
             words = {**rule_words(rule), **policy_words(policies), "arguments": arguments}
             if not replace:

@@ -11,7 +11,17 @@ import click
 import msgspec
 
 from ..actors.messages import TaskRefusal
-from .cli_common import EXIT_FAILED, Session, connected, echo_json, is_served, parse_arguments, parse_object, plain
+from .cli_common import (
+    EXIT_FAILED,
+    Session,
+    connected,
+    echo_json,
+    is_served,
+    parse_arguments,
+    parse_object,
+    plain,
+    tell_unheard,
+)
 from .client import Client
 from .client_spec import Options, Spec
 from .errors import TaskEndedError, UnknownTaskError
@@ -77,7 +87,7 @@ def submit(
         if dedupe_from and options.dedupe_key is not None:
             raise click.UsageError("give --dedupe-key or --dedupe-from, not both")
         lines = _Specs(handler, source, options, dedupe_from or "")
-        session.run(lambda client: _submit_lines(session, client, lines, one_way=one_way))
+        session.run(lambda client: _submit_lines(session, client, lines, one_way=one_way), meet=not one_way)
         return
     if dedupe_from:
         raise click.UsageError("--dedupe-from goes with --from only")
@@ -92,9 +102,11 @@ def submit(
 
     async def work(client: Client) -> None:
         if one_way:
+            await _warn_unheard(session, client, handler, one_way=True)
             await client.submit_one_way_with(handler, arguments, options)
             session.document({"handed_over": 1}, "handed over")
             return
+        await _warn_unheard(session, client, handler)
         await _warn_unserved(client, options)
         try:
             task = await client.submit_with(handler, arguments, options)
@@ -120,7 +132,15 @@ def submit(
         if task.existing and not session.as_json:
             click.echo("(was there already)", err=True)
 
-    session.run(work)
+    session.run(work, meet=not one_way)
+
+
+async def _warn_unheard(session: Session, client: Client, handler: str, *, one_way: bool = False) -> None:
+    """Say of a handler that no worker has told of that the task may fail; of one-way tasks if a node is there to ask."""
+    if one_way and not await client.meet_if_there():
+        session.tell("no node is there: the broker keeps it until one is")
+        return
+    tell_unheard(session, client, handler)
 
 
 async def _warn_unserved(client: Client, options: Options) -> None:
@@ -132,7 +152,7 @@ class _Specs:
     """The tasks of a file. A line that makes none is kept as a refusal, and the others go on."""
 
     def __init__(self, handler: str, source: TextIO, options: Options, dedupe_from: str) -> None:
-        self._handler = handler
+        self.handler = handler
         self._source = source
         self.options = options
         self._dedupe_from = dedupe_from
@@ -157,11 +177,11 @@ class _Specs:
         options = self.options
         if self._dedupe_from:
             value = arguments.get(self._dedupe_from)
-            key = f"{self._handler}:{value}"
+            key = f"{self.handler}:{value}"
             if not isinstance(value, str | int) or not key.isprintable() or len(key) > 256:
                 raise click.BadParameter(f"{where} has no short text or whole number as {self._dedupe_from!r}")
             options = msgspec.structs.replace(options, dedupe_key=key)
-        return client.spec_with(self._handler, arguments, options)
+        return client.spec_with(self.handler, arguments, options)
 
     def _refuse(self, refusal: TaskRefusal) -> None:
         self.bad_count += 1
@@ -180,6 +200,7 @@ class _Specs:
 
 
 async def _submit_lines(session: Session, client: Client, lines: _Specs, *, one_way: bool) -> None:
+    await _warn_unheard(session, client, lines.handler, one_way=one_way)
     if not one_way:
         await _warn_unserved(client, lines.options)
     submit = client.submit_many_one_way if one_way else client.submit_many

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import click
 
-from .cli_common import guarded
+from .cli_common import counted, guarded
 
 _STRAY_S: Final = 1.0  # for coroutines that were abandoned when their grace was over
 
@@ -129,11 +129,15 @@ def _serve_cluster(
     configure_logging(json=log_json)
     logs = ["--log-json"] if log_json else []
     told = ["--events"] if events else []
-    options = LocalOptions(nodes, workers, data, worker_arguments=[*words, *logs], node_arguments=[*logs, *told])
+    options = LocalOptions(
+        nodes, workers, data, worker_arguments=[*words, *logs], node_arguments=[*logs, *told], restart_drained=False
+    )
 
     def ready(cluster: LocalCluster) -> None:
-        click.echo(f"ready: {nodes} nodes, {workers} workers. In other terminals:")
+        click.echo(f"ready: {counted(nodes, 'node')}, {counted(workers, 'worker')}. In other terminals:")
         click.echo(f"  export FOLIOT_ADDRESS={cluster.address}")
+        if not events:
+            click.echo("it tells no events; for 'foliot events' start it with --events")
 
     run_loop(run_cluster(options, ready=ready))
 

@@ -32,13 +32,15 @@ from ..actors.messages import (
 from ..actors.states import State
 from ..runtime.bus import Refusal
 from ..runtime.clock import Clock, SystemClock
+from ..runtime.errors import DeadlineError, FoliotError, UsageError
 from ..runtime.ids import MAX_ID, InvalidIdError, from_text, to_text
 from ..runtime.rng import Rng
 from ..transports import api
+from ..transports.local import NotRunningError
 from .calendars import Calendars
 from .channel import Channel, open_channel
-from .client_cluster import broker_of
-from .client_events import EventReader, TaskEvent
+from .client_cluster import OPERATORS_ONLY, broker_of, unheard_of
+from .client_events import EVENTS_TOLD, EventReader, TaskEvent
 from .client_one_way import SLOTS, OneWay
 from .client_spec import Options, Spec, SpecMaker
 from .client_submit import BulkResult, Submitter
@@ -57,6 +59,8 @@ from .shell import SHELL, ShellNotServedError, ShellResult, shell_arguments
 R = TypeVar("R")
 _CHUNK: Final = 500  # ids in one request
 _PAGE: Final = 200
+_MEET_MS: Final = 1_000  # for a node that might as well not be there ...
+_MEET_AGAIN_MS: Final = 10_000  # ... and is not asked for again so soon
 
 
 class Task(Generic[R]):
@@ -138,7 +142,8 @@ class Client:
 
     `address`: the path of its socket, or the servers of its cluster as `nats://host:port`; by default what FOLIOT_ADDRESS
     says, else `./foliot.sock`. `channel`: a gateway in this process, instead of an address. `connect_timeout`: how long to
-    wait for a scheduler that is about to start.
+    wait for a scheduler that is about to start. `on_wait`: called with a line that says for what, if a request waits for a
+    cluster for more than a moment.
     """
 
     def __init__(
@@ -151,13 +156,14 @@ class Client:
         timeout: Span = 30,
         clock: Clock | None = None,
         rng: Rng | None = None,
+        on_wait: Callable[[str], object] | None = None,
     ) -> None:
         self.tenant = check_name("tenant", tenant)
         self._clock = clock or SystemClock()
         self._timeout_ms = parse_span(timeout, what="timeout")
         connect_timeout_ms = parse_span(connect_timeout, what="connect_timeout")
         self._channel = channel or open_channel(
-            address, clock=self._clock, connect_timeout_ms=connect_timeout_ms, tenant=tenant
+            address, clock=self._clock, connect_timeout_ms=connect_timeout_ms, tenant=tenant, on_wait=on_wait
         )
         self._specs = SpecMaker(self._clock)
         self._rng = rng or Rng.of_the_system()
@@ -165,6 +171,8 @@ class Client:
         self._one_way: OneWay | None = None
         self._slots = SLOTS
         self._has_met = False
+        self._meet_again_ns = 0
+        self._is_tenants_only = False
         self._watcher = Watcher(self._channel, tenant, clock=self._clock)
         self.schedules: Schedules[Task[Any]] = Schedules(
             self._ask_of, self._channel, tenant, DraftMaker(self._specs), clock=self._clock, timeout_ms=self._timeout_ms,
@@ -207,13 +215,32 @@ class Client:
         if not self._has_met:
             await self.hello()
 
+    async def meet_if_there(self) -> bool:
+        """Know the handlers there are, if a scheduler is there to tell; whether it was. Raises: NatsUnreachableError."""
+        if not self._has_met and self._clock.mono_ns() >= self._meet_again_ns:
+            try:
+                self._learn(await self._ask(api.Hello(), api.Welcome, timeout_ms=_MEET_MS))
+            except (NotRunningError, DeadlineError):
+                self._meet_again_ns = self._clock.mono_ns() + _MEET_AGAIN_MS * 1_000_000
+        return self._has_met
+
+    def unheard_of(self, handler: str) -> str:
+        """Return what to say of a handler that no worker of the cluster has told of, empty if one has. Such a task is not
+        refused, since its worker may come later."""
+        return unheard_of(self._channel, handler, self._specs.known())
+
     async def hello(self) -> api.Welcome:
         """Ask who is there, and learn the handlers that tasks may name. Raises: NotRunningError, VersionError."""
         welcome = await self._ask(api.Hello(), api.Welcome)
+        self._learn(welcome)
+        return welcome
+
+    def _learn(self, welcome: api.Welcome) -> None:
         self._specs.learn(welcome.handlers)
         self._has_met = True
         self._slots = welcome.shards
-        return welcome
+        if self._one_way is not None:
+            self._one_way.slots = self._slots
 
     # -- submitting ------------------------------------------------------------------------------------------------
 
@@ -227,7 +254,8 @@ class Client:
         `args`, `kwargs`: the handler's arguments, and options: queue, priority, delay, at, dedupe_key, key, on_conflict,
         max_attempts, timeout, past ("run" or "refuse" what is due in the past). An option's name that the handler has as
         a parameter belongs to the handler; use `submit_with` then. A handler may be named by text: its own options hold,
-        but its arguments are checked by the scheduler, and a concurrency key has to be given.
+        but its arguments are checked by the scheduler, in a cluster by the worker, and a concurrency key has to be given.
+        A cluster refuses no handler that it does not know, since its worker may come later; see `unheard_of`.
         Raises: PayloadError, InvalidOptionError, DuplicateTaskError, OverloadedError, RateLimitedError, ...
         """
         if not self._has_met and isinstance(handler, str):
@@ -304,12 +332,13 @@ class Client:
 
         When this returns the task is accepted by the broker, not yet by the scheduler: a node takes it in as soon as there
         is one, once, also if it was handed over twice because a confirmation was lost. One that the scheduler then refuses,
-        since a quota is used up, say, is dropped and counted, and nobody is told. `args`, `kwargs`: as for `submit`.
+        since a quota is used up, say, is dropped and counted, and nobody is told. `args`, `kwargs`: as for `submit`; of a
+        handler named by text the node adds the own options if none was there to ask for them.
         Raises: ClusterOnlyError if the scheduler is one process; PayloadError, InvalidOptionError, UnavailableError.
         """
         one_way = self._one_way_sender("submit_one_way")
-        if not self._has_met and isinstance(handler, str):
-            await self.hello()
+        if isinstance(handler, str):
+            await self.meet_if_there()
         await one_way.one(self._specs.make(handler, args, kwargs))
 
     async def submit_one_way_with(
@@ -317,8 +346,8 @@ class Client:
     ) -> None:
         """The same for a task whose arguments and options are told apart."""
         one_way = self._one_way_sender("submit_one_way_with")
-        if not self._has_met and isinstance(handler, str):
-            await self.hello()
+        if isinstance(handler, str):
+            await self.meet_if_there()
         await one_way.one(self._specs.make_with(handler, (), arguments, options or Options()))
 
     async def submit_many_one_way(
@@ -333,7 +362,9 @@ class Client:
         """Hand any number of tasks to the broker, in bounded memory; see `submit_one_way`, and `submit_many` for the rest.
 
         Returns: `accepted` counts those that the broker has. Raises: ClusterOnlyError, BulkStoppedError."""
-        done = await self._one_way_sender("submit_many_one_way").many(
+        one_way = self._one_way_sender("submit_many_one_way")
+        await self.meet_if_there()
+        done = await one_way.many(
             specs, progress=progress, batch=batch, in_flight=in_flight, patience_ms=parse_span(patience, what="patience")
         )
         return BulkResult(done.decided, done.handed_over, 0, done.refused_count, done.refused)
@@ -357,6 +388,7 @@ class Client:
         cursor: str = "",
         follow: bool = True,
         on_missed: Callable[[int], object] | None = None,
+        on_silent: Callable[[Sequence[str]], object] | None = None,
     ) -> AsyncIterator[TaskEvent]:
         """Go through what becomes of the tenant's tasks, in a cluster whose nodes tell events (`foliot node --events`).
 
@@ -365,14 +397,24 @@ class Client:
 
         `since`: how long ago, or a moment; None: from now on. `cursor`: of an event seen earlier, to go on from there
         instead. `follow`: wait for more at the end of what is kept, for ever. `on_missed`: called with how many of the
-        feed's messages are missing at this place, -1 if the feed itself was lost; a warning is logged otherwise. Events are
-        kept for a day.
+        feed's messages are missing at this place, -1 if the feed itself was lost; a warning is logged otherwise.
+        `on_silent`: called at the start with the names of nodes that tell no events, if there are any and the client may
+        know; a warning is logged otherwise. Events are kept for a day.
         Raises: ClusterOnlyError, NoEventsError, InvalidRequestError for a cursor that is none; UnavailableError.
         """
         reader = EventReader(
-            broker_of(self._channel, "events"), self.tenant, clock=self._clock, timeout_ms=self._timeout_ms
+            broker_of(self._channel, "events"), self.tenant, clock=self._clock, timeout_ms=self._timeout_ms,
+            silent_nodes=self._silent_nodes,
         )  # fmt: skip
-        return reader.read(since, cursor=cursor, follow=follow, on_missed=on_missed)
+        return reader.read(since, cursor=cursor, follow=follow, on_missed=on_missed, on_silent=on_silent)
+
+    async def _silent_nodes(self) -> Sequence[str]:
+        """Return the nodes that tell no events, as far as this client may know."""
+        try:
+            members = (await self.members()).members
+        except FoliotError:
+            return []
+        return [member.name for member in members if member.figures.get(EVENTS_TOLD) == 0]
 
     # -- looking ---------------------------------------------------------------------------------------------------
 
@@ -586,6 +628,27 @@ class Client:
         """Return what waits and runs, and what the node tells about itself."""
         return await self._ask(api.ReadStats(), api.StatsRead)
 
+    async def tallies(self, *, all_tenants: bool = False) -> Sequence[api.Tally]:
+        """Return how many tasks wait and run, by queue, of the client's tenant or of all. Of its own a tenant may always
+        ask; `stats`, `queues` and the like are about the whole, and in a cluster with accounts for operators only."""
+        if not all_tenants and self._is_tenants_only:
+            return await self._own_tallies()
+        try:
+            told = (await self.stats()).tallies
+        except UsageError as error:
+            if all_tenants or error.code != OPERATORS_ONLY:
+                raise
+            self._is_tenants_only = True
+            return await self._own_tallies()
+        return [tally for tally in told if all_tenants or tally.tenant == self.tenant]
+
+    async def _own_tallies(self) -> Sequence[api.Tally]:
+        from ..transports.nats import protocol as p
+
+        broker = broker_of(self._channel, "tallies")
+        told = await broker.ask(self.tenant, "queues", p.Queues(), p.QueuesTold, timeout_ms=self._timeout_ms)
+        return [api.Tally(self.tenant, at.queue, at.accepted, at.waiting, at.running) for at in told.queues]
+
     async def members(self) -> api.MembersListed:
         """Return the nodes of the cluster; none if the scheduler is one process."""
         return await self._ask(api.ListMembers(), api.MembersListed)
@@ -600,7 +663,7 @@ class Client:
         started_ns = self._clock.mono_ns()
         pause_ms = 2
         while True:
-            tallies = [at for at in (await self.stats()).tallies if all_tenants or at.tenant == self.tenant]
+            tallies = await self.tallies(all_tenants=all_tenants)
             waiting, running = sum(at.waiting for at in tallies), sum(at.running for at in tallies)
             if not waiting and not running:
                 return

@@ -8,25 +8,25 @@ without a word: what is true of a task is in the store, and its later events say
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 import structlog
 
-from ..runtime.bus import Refusal
 from ..runtime.clock import Clock
-from ..runtime.errors import UnavailableError, UsageError
+from ..runtime.errors import FoliotError, UnavailableError, UsageError
 from .client_cluster import Broker
 from .durations import Span, instant_of, parse_span
-from .errors import error_of
 
 if TYPE_CHECKING:
     from ..transports.nats import protocol as p
 
 log = structlog.get_logger("foliot")
 
+EVENTS_TOLD: Final = "events.told"
+"""A node's figure: 1 if it tells events, 0 if not."""
 _PAGE: Final = 1_000  # events
 _WAIT_MS: Final = 15_000  # a poll waits at most so long at one node, which may die unnoticed
 _MARGIN_MS: Final = 10_000
@@ -56,7 +56,11 @@ class TaskEvent(msgspec.Struct, frozen=True):
 class EventReader:
     """Reads the feed for one client."""
 
-    def __init__(self, broker: Broker, tenant: str, *, clock: Clock, timeout_ms: int) -> None:
+    def __init__(
+        self, broker: Broker, tenant: str, *, clock: Clock, timeout_ms: int,
+        silent_nodes: Callable[[], Awaitable[Sequence[str]]],
+    ) -> None:  # fmt: skip
+        self._silent_nodes = silent_nodes
         self._broker = broker
         self._tenant = tenant
         self._clock = clock
@@ -69,6 +73,7 @@ class EventReader:
         cursor: str = "",
         follow: bool = True,
         on_missed: Callable[[int], object] | None = None,
+        on_silent: Callable[[Sequence[str]], object] | None = None,
     ) -> AsyncIterator[TaskEvent]:
         """Yield events. Raises: NoEventsError; UnavailableError if no node answered for as long as the client's timeout."""
         from ..transports.nats import protocol as p
@@ -76,11 +81,14 @@ class EventReader:
 
         since_ms = self._since_ms(since)
         on_missed = on_missed or _log_missed
+        silent: Sequence[str] | None = None
         numbers: dict[tuple[int, int], int] = {}
-        shards: dict[int, None] = {}
+        shards: dict[int, int] = {}
         while True:
             ask = p.Feed(cursor=cursor, since_ms=since_ms, limit=_PAGE, wait_ms=_WAIT_MS if follow else 0)
             page = await self._page(ask)
+            if silent is None and (silent := await self._silent_nodes()):
+                (on_silent or _log_silent)(silent)
             if page.lost:
                 on_missed(-1)
                 numbers.clear()
@@ -118,6 +126,7 @@ class EventReader:
                 waited_ms = (self._clock.mono_ns() - started_ns) // 1_000_000 - ask.wait_ms
                 if waited_ms >= self._timeout_ms:
                     raise
+                self._broker.tell_wait(f"waiting for events: {error}", started_ns)
                 await asyncio.sleep(max(backoff_ms, min(error.retry_after_ms, _BACKOFF_MAX_MS)) / 1000)
                 backoff_ms = min(backoff_ms * 2, _BACKOFF_MAX_MS)
 
@@ -125,16 +134,18 @@ class EventReader:
         """Raises: UnavailableError, NoEventsError, InvalidRequestError."""
         from ..transports.nats import protocol as p
 
-        link = await self._broker.link(self._timeout_ms)
-        subject = f"{self._broker.prefix}.v{p.VERSION}.{self._tenant}.feed"
-        answer = await link.request(subject, msgspec.msgpack.encode(ask), timeout_ms=ask.wait_ms + _MARGIN_MS)
         try:
-            return msgspec.msgpack.decode(answer.data, type=p.FeedPage)
-        except msgspec.ValidationError:
-            error = msgspec.msgpack.decode(answer.data, type=p.Failed).error
+            return await self._broker.ask(
+                self._tenant, "feed", ask, p.FeedPage, timeout_ms=self._timeout_ms, answer_ms=ask.wait_ms + _MARGIN_MS
+            )
+        except FoliotError as error:
             if error.code == NoEventsError.code:
-                raise NoEventsError(error.text) from None
-            raise error_of(Refusal(error.code, error.text, error.retry_after_ms, error.details)) from None
+                raise NoEventsError(str(error)) from None
+            raise
+
+
+def _log_silent(nodes: Sequence[str]) -> None:
+    log.warning("events_not_told", nodes=list(nodes), hint="what these nodes do is missing: start them with --events")
 
 
 def _log_missed(count: int) -> None:

@@ -2,7 +2,9 @@
 
 What holds: what was handed over is in the broker's stream, and some shard accepts it, once, as soon as there is one that
 can. What cannot be accepted by then, since a quota is used up, say, nobody is told of but the operator. All repetitions of a
-batch carry one request id, so one whose confirmation was lost is not accepted twice.
+batch carry one request id, so one whose confirmation was lost is not accepted twice. No node has to be there: a task whose
+handler is known here by its name only travels in the public protocol's form, and the node that takes it in adds the
+handler's own queue and options.
 """
 
 from __future__ import annotations
@@ -10,6 +12,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 from ..actors.messages import SubmitTasks, TaskRefusal, TasksSubmitted
 from ..runtime.clock import Clock
@@ -20,6 +24,7 @@ from .client_cluster import Broker
 from .client_spec import Spec, assemble
 
 if TYPE_CHECKING:
+    from ..transports.nats import protocol as p
     from ..transports.nats.link import NatsLink
     from ..transports.nats.mail import MailSender
 
@@ -30,6 +35,18 @@ _TOGETHER_MAX: Final = 256  # single tasks in one entry
 _SENDING_MAX: Final = 64  # entries under way
 _BACKOFF_MS: Final = 25
 _BACKOFF_MAX_MS: Final = 1_000
+
+
+class NoInboxError(UnavailableError):
+    """The broker has no stream for one-way submissions."""
+
+    code = "no_inbox"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the broker keeps no one-way submissions: no node has ever begun there, or JetStream is off; "
+            "start one with 'foliot node', which makes the stream; from then on none has to be there"
+        )
 
 
 class OneWay:
@@ -113,6 +130,7 @@ class OneWay:
                 waited_ms = (self._clock.mono_ns() - started_ns) // 1_000_000
                 if waited_ms + backoff_ms >= self._timeout_ms:
                     raise
+                self._broker.tell_wait(f"waiting for the broker: {error}", started_ns)
                 await asyncio.sleep(min(max(backoff_ms, error.retry_after_ms), _BACKOFF_MAX_MS) / 1000)
                 backoff_ms = min(backoff_ms * 2, _BACKOFF_MAX_MS)
 
@@ -122,12 +140,20 @@ class OneWay:
         """Hand over a batch, in parts if it is too large for one entry; returns what is wrong with each task, by position.
         Raises: UnavailableError, after which it may be sent again under the same id; NotStoredError."""
         from ..transports.admission import TooLargeError as EntryTooLargeError
-        from ..transports.nats.errors import TooLargeError
+        from ..transports.nats.errors import NoRespondersError, TooLargeError
 
-        templates, tasks, checked = assemble(specs)
-        sender = await self._ready()
+        by_name = [position for position, spec in enumerate(specs) if spec.wishes is not None]
+        if by_name and len(by_name) < len(specs):
+            return await self._send_both(specs, by_name, request_id)
         try:
-            await sender.send(SubmitTasks(self._tenant, templates, tasks, request_id, checked))
+            if by_name:
+                await self._send_names(specs, request_id)
+            else:
+                templates, tasks, checked = assemble(specs)
+                sender = await self._ready()
+                await sender.send(SubmitTasks(self._tenant, templates, tasks, request_id, checked))
+        except NoRespondersError as error:
+            raise NoInboxError from error
         except (EntryTooLargeError, TooLargeError) as error:
             if len(specs) == 1:
                 return [error]
@@ -135,6 +161,31 @@ class OneWay:
             first = await self.send(specs[:middle], f"{request_id}0")
             return first + await self.send(specs[middle:], f"{request_id}1")
         return [None] * len(specs)
+
+    async def _send_both(self, specs: list[Spec], by_name: list[int], request_id: str) -> list[FoliotError | None]:
+        """Hand over two batches, of those known by name only and of the others."""
+        errors: list[FoliotError | None] = [None] * len(specs)
+        others = [position for position, spec in enumerate(specs) if spec.wishes is None]
+        for part, positions in (("n", by_name), ("o", others)):
+            found = await self.send([specs[position] for position in positions], f"{request_id}{part}")
+            for position, error in zip(positions, found, strict=True):
+                errors[position] = error
+        return errors
+
+    async def _send_names(self, specs: list[Spec], request_id: str) -> None:
+        """Hand over tasks whose handlers' own options the node adds. Raises: as `MailSender.send`."""
+        from ..transports.admission import TooLargeError as EntryTooLargeError
+        from ..transports.nats import protocol as p
+        from ..transports.nats.mail import MailConfig
+        from ..transports.nats.streams import NatsStreams
+
+        data = msgspec.msgpack.encode(p.Submit(tasks=[_task_of(spec) for spec in specs], request_id=request_id))
+        bound = MailConfig(self.slots).max_entry_bytes
+        if len(data) > bound:
+            raise EntryTooLargeError("the size of a one-way batch in bytes", len(data), bound)
+        link = await self._broker.link(self._timeout_ms)
+        subject = f"{self._broker.prefix}.v{p.VERSION}.{self._tenant}.in.{request_id}"
+        await NatsStreams(link, clock=self._clock).publish(subject, data)
 
     async def _ready(self) -> MailSender:
         link = await self._broker.link(self._timeout_ms)
@@ -195,3 +246,24 @@ class _OneWayBulk(Bulk[Spec]):
 
     def taken(self) -> int:
         return self.handed_over
+
+
+def _task_of(spec: Spec) -> p.TaskIn:
+    """Return a task in the public form: what its call asked for, and nothing that its handler says."""
+    from ..transports.nats import protocol as p
+
+    wishes, template = spec.wishes, spec.template
+    assert wishes is not None
+    return p.TaskIn(
+        handler=template.handler,
+        payload=msgspec.Raw(spec.payload),
+        queue=wishes.queue,
+        pool=template.pool,
+        priority=None if wishes.priority is None else spec.priority,
+        due_ms=spec.due_ms,
+        key=spec.key,
+        dedupe_key=spec.dedupe_key,
+        on_conflict=template.on_conflict if wishes.on_conflict is not None else None,  # type: ignore[arg-type]
+        max_attempts=wishes.max_attempts,
+        timeout_ms=None if wishes.timeout is None else template.timeout_ms,
+    )

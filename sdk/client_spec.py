@@ -42,6 +42,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     past: str = "run"
 
 
+_NO_WISHES: Final = Options()
 OPTION_NAMES: Final = frozenset(Options.__struct_fields__)
 
 
@@ -55,6 +56,7 @@ class Spec(msgspec.Struct, frozen=True, gc=False):
     key: str = ""
     dedupe_key: str = ""
     checked: bool = True  # the payload was made by its handler's signature
+    wishes: Options | None = None  # of a handler whose own options are not known here: what the call itself asked for
 
 
 class SpecMaker:
@@ -74,12 +76,18 @@ class SpecMaker:
         self._templates.clear()
         self.lessons += 1
 
+    def known(self) -> Sequence[str]:
+        """Return the names of the handlers it learned of."""
+        return list(self._known)
+
     def make(self, handler: Handler[..., Any] | str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Spec:
         """Return the spec of a call. Raises: UsageError naming the argument or option."""
         if OPTION_NAMES.isdisjoint(kwargs):
             if isinstance(handler, str):
                 payload = self._payload_of_name(handler, args, kwargs)
-                return Spec(self._template(handler, None), payload, 0, self._priority_of_name(handler), checked=False)
+                wishes = None if handler in self._known else _NO_WISHES
+                priority = self._priority_of_name(handler)
+                return Spec(self._template(handler, None), payload, 0, priority, checked=False, wishes=wishes)
             payload, key = _handler(handler).prepare(args, kwargs)
             return Spec(handler.template, payload, 0, handler.default_priority, key)
         own: Sequence[str] = () if isinstance(handler, str) else parameters_of(_handler(handler))
@@ -100,6 +108,7 @@ class SpecMaker:
             key if options.key is None else text_option("key", options.key),
             "" if options.dedupe_key is None else text_option("dedupe_key", options.dedupe_key),
             not isinstance(handler, str),
+            options if isinstance(handler, str) and handler not in self._known else None,
         )
 
     def payload_of(

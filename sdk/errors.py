@@ -58,7 +58,11 @@ class AddressError(UsageError):
     code = "address"
 
     def __init__(self, address: str) -> None:
-        super().__init__(f"cannot connect to {address!r}, expected the path of a scheduler's socket, or nats://host:port")
+        before, _, rest = address.rpartition("://")
+        shown = rest.rpartition("@")[2]  # what stands before it may be a password
+        fix = f": for a cluster write nats://{shown}, for a socket of that name ./{shown}"
+        shown, fix = (f"{before}://{shown}", "") if before else (shown, fix)
+        super().__init__(f"cannot connect to {shown!r}, expected the path of a scheduler's socket, or nats://host:port{fix}")
         self.address = address
 
 

@@ -1,20 +1,24 @@
-"""Where Foliot's own log lines go: to standard error, one event a line."""
+"""Where Foliot's own log lines go: to standard error, one event a line, with the name of the node or worker that says it."""
 
 from __future__ import annotations
 
+import logging
+import os
 import sys
+from typing import Final
 
 import structlog
 
+DEBUG_VARIABLE: Final = "FOLIOT_DEBUG"
+
 
 def configure_logging(*, json: bool = False) -> None:
-    """Configure structlog for the whole process."""
+    """Configure structlog for the whole process. What concerns a single shard is shown only with FOLIOT_DEBUG set."""
+    level = logging.DEBUG if os.environ.get(DEBUG_VARIABLE) else logging.INFO
     renderer: structlog.typing.Processor = (
         structlog.processors.JSONRenderer()
         if json
-        else structlog.dev.ConsoleRenderer(
-            colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
-        )
+        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)
     )
     processors: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -24,8 +28,10 @@ def configure_logging(*, json: bool = False) -> None:
     if json:
         processors.append(structlog.processors.format_exc_info)
     structlog.configure(
-        processors=[*processors, renderer], logger_factory=structlog.PrintLoggerFactory(file=sys.stderr)
-    )  # fmt: skip
+        processors=[*processors, renderer],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
+    )
 
 
 def configure_logging_once() -> None:

@@ -340,6 +340,9 @@ class SyncClient:
     def stats(self) -> api.StatsRead:
         return self._call(self._client.stats)
 
+    def tallies(self, *, all_tenants: bool = False) -> Sequence[api.Tally]:
+        return self._call(self._client.tallies, all_tenants=all_tenants)
+
     def wait_until_idle(self, timeout: Span | None = None, *, all_tenants: bool = False) -> None:
         self._call(self._client.wait_until_idle, timeout, all_tenants=all_tenants)
 

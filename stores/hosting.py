@@ -52,7 +52,7 @@ def shards_on(store: Store, config: ShardConfig, *, node: str, told: Told | None
         async def make() -> tuple[Actor[Any], Journal]:
             image = await store.claim(slot, node)
             waiting = sum(entry.waiting for entry in image.ledger)
-            log.info("shard_claimed", shard=slot, epoch=image.epoch, waiting=waiting, running=len(image.running))
+            log.debug("shard_claimed", shard=slot, epoch=image.epoch, waiting=waiting, running=len(image.running))
             return ShardActor(image, config), ShardJournal(store, slot, image.epoch, told)
 
         return shard_address(slot), make

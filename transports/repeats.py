@@ -19,7 +19,7 @@ from . import schedule_api as schedules
 
 REPEATABLE: Final = (
     WatchTasks, api.Hello, api.GetTasks, api.ListTasks, api.ReadLogs, api.WhyTasks, api.ListQueues, api.SetQueue,
-    api.ListWorkers, api.ListTenants, api.SetTenant, api.Verify, api.ReadStats,
+    api.ListWorkers, api.ListTenants, api.SetTenant, api.Verify, api.ReadStats, api.ListMembers,
     CommandBackfills, schedules.GetSchedules, schedules.ListSchedules, schedules.ListTicks, schedules.ListBackfills,
     schedules.ListCalendars, schedules.SetCalendar, schedules.PreviewSchedule, schedules.DiffSchedule,
     schedules.DryRunBackfill,

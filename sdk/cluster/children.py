@@ -2,7 +2,7 @@
 
 What holds: a child's death is said with its code; the pause before the next start grows while it keeps dying and is short
 again once it has lived for a while; a child that never got ready is not started again, since then something is wrong that
-another start does not mend. No child outlives this process.
+another start does not mend; one that was drained may be left alone until `begin_again`. No child outlives this process.
 """
 
 from __future__ import annotations
@@ -26,6 +26,9 @@ log = structlog.get_logger("foliot")
 READY: Final = "ready "
 """What the line begins with by which a child says that it is ready."""
 
+AGAIN: Final = signal.SIGUSR1
+"""By which a person has `foliot up` start again what was drained."""
+
 _PAUSE_MS: Final = 500
 _PAUSE_MAX_MS: Final = 30_000
 _SETTLED_S: Final = 60.0
@@ -46,13 +49,13 @@ class ChildFailedError(FoliotError):
 
 
 class Child:
-    """One `foliot …` process. `arguments`: its command line. `restart`: whether to start it again when it dies. `program`:
-    what its Python runs, which has to act as PROGRAM does. `log`: a file to which what it logs is added; None: it goes where
-    this process's goes."""
+    """One `foliot …` process. `arguments`: its command line. `restart`: whether to start it again when it dies, and
+    `restart_drained` when it ended in order. `program`: what its Python runs, which has to act as PROGRAM does. `log`: a
+    file to which what it logs is added; None: it goes where this process's goes."""
 
     def __init__(
         self, name: str, arguments: Sequence[str], *, env: Mapping[str, str] | None = None, restart: bool = True,
-        program: str = PROGRAM, log: Path | str | None = None,
+        restart_drained: bool = True, program: str = PROGRAM, log: Path | str | None = None,
     ) -> None:  # fmt: skip
         self.name = name
         self.restart = restart
@@ -67,6 +70,10 @@ class Child:
         self._keeper: asyncio.Task[None] | None = None
         self._ready = asyncio.Event()
         self._is_leaving = False
+        self._restart_drained = restart_drained
+        self._again = asyncio.Event()
+        self.is_drained = False
+        """It ended in order, and waits to be started again."""
 
     @property
     def pid(self) -> int:
@@ -141,7 +148,9 @@ class Child:
             if self._is_leaving:
                 return
             is_over = not self.restart or (not was_ready and self.starts == 1)
-            if process.returncode == 0:  # it was told to leave, by an operator perhaps
+            if process.returncode == 0 and not is_over and not self._restart_drained:
+                await self._stay_drained(process.pid)
+            elif process.returncode == 0:  # it was told to leave, by an operator perhaps
                 log.info("child_ended", child=self.name, pid=process.pid, starts_again=not is_over)
             else:
                 log.error("child_died", child=self.name, pid=process.pid, how=self._ended(), starts_again=not is_over)
@@ -151,6 +160,19 @@ class Child:
             await asyncio.sleep(pause_ms / 1000)
             await self._spawn()
             log.info("child_started_again", child=self.name, pid=self.pid, starts=self.starts)
+
+    async def _stay_drained(self, pid: int) -> None:
+        self._again.clear()
+        self.is_drained = True
+        log.info("child_drained", child=self.name, pid=pid, start_again=f"kill -{AGAIN.name[3:]} {os.getpid()}")
+        try:
+            await self._again.wait()
+        finally:
+            self.is_drained = False
+
+    def begin_again(self) -> None:
+        """Start it if it was drained; harmless otherwise."""
+        self._again.set()
 
     async def _read(self, process: asyncio.subprocess.Process) -> None:
         """Take its lines: the one that says it is ready, and others, which are passed on."""

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import click
 
-from ...runtime.errors import UsageError
-from ...transports.api import MembersListed, MemberView
-from ..cli_common import Session, connected, guarded, plain, table
+from ...actors.messages import WorkerRead
+from ...runtime.errors import UnavailableError, UsageError
+from ...transports.api import MembersListed, MemberView, Tally
+from ..cli_common import Session, connected, counted, guarded, plain, table
 from ..cli_up import run_loop
+from ..client import Client
 from ..client_views import moment
 
 NATS_VARIABLE: Final = "FOLIOT_NATS"
 POSTGRES_VARIABLE: Final = "FOLIOT_POSTGRES"
+_COUNTING_S: Final = 3.0  # nodes are shown soon, also while some shards are on their way
 
 
 @dataclass(frozen=True)
@@ -216,31 +220,46 @@ def members(session: Session) -> None:
 def status(session: Session) -> None:
     """Say how the cluster stands: nodes, shards without a node, tasks waiting and running, workers."""
 
-    async def read(client: Any) -> Any:
-        return await client.members(), await client.stats(), await client.workers()
+    async def read(client: Client) -> tuple[MembersListed, Sequence[Tally] | None, Sequence[WorkerRead] | None]:
+        listed = await client.members()
+        try:
+            async with asyncio.timeout(_COUNTING_S):
+                return listed, await client.tallies(all_tenants=True), await client.workers()
+        except (UnavailableError, TimeoutError):
+            return listed, None, None
 
-    listed, stats, workers = session.run(read)
+    listed, tallies, workers = session.run(read)
     if not listed.members:
         guarded(_no_cluster, as_json=session.as_json)
     hosted = {shard for member in listed.members for shard in member.shards}
     missing = [shard for shard in range(listed.shards) if shard not in hosted]
+    up = sum(member.state == "up" for member in listed.members)
     found = {
         "nodes": len(listed.members),
-        "up": sum(member.state == "up" for member in listed.members),
+        "up": up,
         "shards": listed.shards,
         "shards_without_node": missing,
-        "workers": sum(read.state != "silent" for read in workers),
-        "waiting": sum(tally.waiting for tally in stats.tallies),
-        "running": sum(tally.running for tally in stats.tallies),
+        "workers": None,
+        "waiting": None,
+        "running": None,
         "skew_ms": max((abs(member.skew_ms) for member in listed.members), default=0),
     }
+    counts = "tasks and workers cannot be counted now: not all shards answer, or the database is away"
+    if tallies is not None and workers is not None:
+        alive, waiting, running = (
+            sum(read.state != "silent" for read in workers),
+            sum(tally.waiting for tally in tallies),
+            sum(tally.running for tally in tallies),
+        )
+        found |= {"workers": alive, "waiting": waiting, "running": running}
+        counts = f"{counted(alive, 'worker')}; {counted(waiting, 'task')} waiting, {running} running"
     if session.as_json:
         session.document(found, "")
         return
     table([_row(member) for member in listed.members], ("node", "state", "shards", "skew_ms"))
     lost = f", {len(missing)} of them without a node" if missing else ""
-    click.echo(f"{found['up']} of {found['nodes']} nodes up; {listed.shards} shards{lost}")
-    click.echo(f"{found['workers']} workers; {found['waiting']} tasks waiting, {found['running']} running")
+    click.echo(f"{up} of {counted(len(listed.members), 'node')} up; {listed.shards} shards{lost}")
+    click.echo(counts)
 
 
 @cluster.command()

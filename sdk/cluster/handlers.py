@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
+import anyio
+
 from ...actors.messages import Template
 from ...actors.node_messages import HANDLERS, AskHandlers, HandlersTold, HandlerTold
 from ...runtime.bus import Bus, Envelope
@@ -17,6 +19,7 @@ from ...transports.peers import Peers
 from ..app import Foliot
 
 _KNOWN_MAX: Final = 1_024  # an answer has to fit into a message
+_HEAR_S: Final = 1.0
 
 
 class HandlerBook:
@@ -25,6 +28,7 @@ class HandlerBook:
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
         self._known: dict[str, tuple[Template, int]] = {}
+        self._has_heard = anyio.Event()
 
     async def begin(self, peers: Peers) -> None:
         """Listen, and learn what is known already."""
@@ -42,7 +46,13 @@ class HandlerBook:
         if type(envelope.message) is HandlersTold:
             self._learn(envelope.message.handlers)
 
+    async def wait(self) -> None:
+        """Wait until somebody has told of handlers, but not for long: there may be no workers."""
+        with anyio.move_on_after(_HEAR_S):
+            await self._has_heard.wait()
+
     def _learn(self, handlers: Iterable[HandlerTold]) -> None:
+        self._has_heard.set()
         for handler in handlers:
             name = handler.template.handler
             self._known.pop(name, None)

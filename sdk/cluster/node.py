@@ -11,7 +11,7 @@ import asyncio
 import os
 import socket as sockets
 from collections.abc import Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -41,6 +41,7 @@ from ...transports.nats.mail import MailConfig
 from ...transports.nats.mail_public import PublicMail
 from ...transports.nats.streams import NatsStreams
 from ...transports.peers import NodeFacts, Peers
+from ..client_events import EVENTS_TOLD
 from ..housekeeping import figures_of, tidy
 from ..logs import configure_logging_once
 from ..tuning import tuned_interpreter
@@ -48,6 +49,7 @@ from .database_clock import database_now_ms
 from .errors import ClockSkewError
 from .greeting import answer_greetings
 from .handlers import HandlerBook
+from .holdings import Holdings
 from .names import own_name, product_version, shielded
 from .presence import Presence, PresenceConfig
 from .renewal import Renewal
@@ -57,6 +59,7 @@ log = structlog.get_logger("foliot")
 
 SLOTS: Final = 64
 _BEGIN_AGAIN_S: Final = 0.2
+_LAST_EVENTS_S: Final = 10.0  # what a node that leaves waits for its last events to be stored
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,7 @@ class ClusterNode:
         configure_logging_once()
         config = options.link
         async with AsyncExitStack() as stack:
+            stack.enter_context(structlog.contextvars.bound_contextvars(node=options.name))
             self.link = await NatsLink.open(config, clock=self._clock, rng=self._rng.stream("nats"))
             stack.push_async_callback(shielded, self.link.close)
             self.streams = await self._open_streams(stack, config)
@@ -192,6 +196,7 @@ class ClusterNode:
             config=InboxConfig(mail), counts=self.gateway.edge_counts, decode=PublicMail(self.handlers.known).decode,
         )  # fmt: skip
         feed = FeedConfig(prefix=options.prefix, replicas=replicas)
+        self._events = feed.name
         self.feed = EventFeed(self.streams, clock=clock, config=feed)
         self.feed_desk = FeedDesk(self.streams, clock=clock, rng=self._rng.stream("feed"), config=feed)
 
@@ -209,8 +214,11 @@ class ClusterNode:
             group.start_soon(self.skew.run, name="skew")
             group.start_soon(self.presence.run, name="presence")
             group.start_soon(self.renewal.run, name="renewal")
+            group.start_soon(Holdings(lambda: self.node.hosted, self.store.shards).run, name="holdings")
             if options.events:
                 group.start_soon(self.feed.run, name="feed")
+            else:
+                group.start_soon(self._warn_of_events, name="events")
             greetings = answer_greetings(
                 self.link, options.prefix, product=product_version(), slots=self.store.shards, node=options.name,
                 clock=self._clock,
@@ -230,6 +238,8 @@ class ClusterNode:
                     await listener.close()
                     if self._leave.is_set():
                         await self.node.leave()
+                        with anyio.move_on_after(_LAST_EVENTS_S):
+                            await self.feed.emptied()
                     self.peers.end()
                     self.handlers.end()
                     self.link.unwatch(self._link_changed)
@@ -256,7 +266,15 @@ class ClusterNode:
                 await anyio.sleep(_BEGIN_AGAIN_S)
             else:
                 break
+        await self.handlers.wait()  # what is handed over one way gets its handler's options
         await self.inboxes.run()
+
+    async def _warn_of_events(self) -> None:
+        """Say that this node tells no events where the cluster has told some: its part will be missing among them."""
+        with suppress(FoliotError):  # no answer just now: a hint is not worth more
+            life, _ = await self.streams.find(self._events)
+            if life:
+                log.warning("events_not_told", hint="this cluster keeps events: start all of its nodes with --events")
 
     async def _tidy(self) -> None:
         """Retention is for one node at a time: the one that hosts the first slot."""
@@ -287,4 +305,5 @@ class ClusterNode:
         found["inbox.accepted"] = self.inboxes.tally.accepted
         found |= {f"inbox.dropped.{why}": count for why, count in sorted(self.inboxes.tally.dropped.items())}
         found["events.lost"] = self.feed.lost
+        found[EVENTS_TOLD] = float(self.options.events)
         return found

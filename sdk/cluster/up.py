@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 import anyio
 import structlog
 
+from .children import AGAIN
 from .local import LocalCluster, LocalOptions
 from .run import until_signalled
 
@@ -14,7 +16,8 @@ log = structlog.get_logger("foliot")
 
 
 async def run_cluster(options: LocalOptions, *, ready: Callable[[LocalCluster], None]) -> None:
-    """Serve until SIGTERM or SIGINT, then drain all of it. `ready`: called once everything runs.
+    """Serve until SIGTERM or SIGINT, then drain all of it; SIGUSR1 starts again what was drained. `ready`: called once
+    everything runs.
 
     Raises: as `LocalCluster`.
     """
@@ -25,8 +28,13 @@ async def run_cluster(options: LocalOptions, *, ready: Callable[[LocalCluster], 
         leave.set()
 
     async def serve() -> None:
+        loop = asyncio.get_running_loop()
         async with LocalCluster(options) as cluster:
-            ready(cluster)
-            await leave.wait()
+            loop.add_signal_handler(AGAIN, cluster.begin_again)
+            try:
+                ready(cluster)
+                await leave.wait()
+            finally:
+                loop.remove_signal_handler(AGAIN)
 
     await until_signalled(serve, drain)

@@ -92,6 +92,7 @@ class ClusterWorker:
         options = self.options
         configure_logging_once()
         async with AsyncExitStack() as stack:
+            stack.enter_context(structlog.contextvars.bound_contextvars(worker=options.name))
             link = await NatsLink.open(options.link, clock=self._clock, rng=self._rng.stream("nats"))
             stack.push_async_callback(shielded, link.close)
             slots = await self._meet(link)

@@ -9,11 +9,13 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import msgpack
 import nats
+import nats.errors
 from foliot.runtime.clock import SystemClock
 from foliot.runtime.rng import Rng
 from foliot.transports.nats.config import NatsConfig
@@ -105,9 +107,14 @@ class Plain:
         return found
 
     async def end(self, task: str) -> Any:
-        answer = await self.ask("wait", ids=[task], timeout_ms=60_000)
-        assert answer["alive"] == []
-        return answer["ended"][0]
+        """Return how a task ended. Asks again and again: a question may go to a node that dies before it answers."""
+        question = self.pack({"ids": [task], "timeout_ms": 2_000})
+        for _ in range(20):
+            with suppress(nats.errors.TimeoutError):
+                answer = self.unpack(await self.raw(f"foliot.v1.{self.tenant}.wait", question, timeout=5))
+                if answer["ended"]:
+                    return answer["ended"][0]
+        raise AssertionError(f"task {task} has not ended")
 
 
 class PlainWorker:

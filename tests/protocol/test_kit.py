@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -191,14 +190,12 @@ async def test_a_worker_whose_session_was_ended_begins_another(gate: PublicGate,
 
 async def test_a_body_that_comes_twice_is_run_once(gate: PublicGate, worker: Program, plain: Plain) -> None:
     bodies = f"foliot.v1.default.bodies.{worker.session}"  # type: ignore[attr-defined]
-    pushed: list[bytes] = []
+    pushed: asyncio.Queue[bytes] = asyncio.Queue()
     subscription = await plain.connection.subscribe(bodies, cb=_keeping(pushed))
     await plain.connection.flush()
     task = await plain.submit("sleep", {"ms": 200})
     await _begun(worker, task)
-    while not pushed:
-        await asyncio.sleep(0.01)
-    await plain.connection.publish(bodies, pushed[0])
+    await plain.connection.publish(bodies, await pushed.get())
     await subscription.unsubscribe()
 
     assert (await plain.end(task))["attempt"] == 1
@@ -224,24 +221,8 @@ async def _begun(worker: Program, task: str) -> None:
         pass
 
 
-def _keeping(pushed: list[bytes]) -> Any:
+def _keeping(pushed: asyncio.Queue[bytes]) -> Any:
     async def keep(message: Any) -> None:
-        pushed.append(message.data)
+        pushed.put_nowait(message.data)
 
     return keep
-
-
-async def test_the_manuals_shell_example_submits_a_task(gate: PublicGate, plain: Plain) -> None:
-    text = (DOCS.parent / "protocol.md").read_text(encoding="utf-8")
-    script = text.partition("```bash\n")[2].partition("```")[0]
-    host, _, port = gate.url.rpartition("/")[2].partition(":")
-
-    process = await asyncio.create_subprocess_exec(
-        "bash", "-c", script, stdout=asyncio.subprocess.PIPE, env={"HOST": host, "PORT": port, "PATH": os.environ["PATH"]}
-    )
-    async with asyncio.timeout(30):
-        printed, _ = await process.communicate()
-
-    answer = json.loads(printed)
-    task = (await plain.ask("get", ids=[answer["tasks"][0]["id"]]))["tasks"][0]
-    assert (task["handler"], task["payload"]) == ("mail.send", {"to": "ada@example.org"})

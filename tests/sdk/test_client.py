@@ -19,6 +19,7 @@ from foliot.runtime.rng import Rng
 from foliot.sdk.client_spec import Spec, assemble
 from foliot.sdk.client_submit import BulkResult, Submitter
 from foliot.sdk.errors import (
+    AddressError,
     BulkStoppedError,
     DuplicateTaskError,
     InvalidRequestError,
@@ -555,3 +556,21 @@ async def test_the_sync_client_does_the_same_from_plain_code(node: EdgeNode, tmp
 def test_the_sync_client_leaves_nothing_behind_where_nobody_listens(tmp_path: Path) -> None:
     with pytest.raises(NotRunningError):
         SyncClient(str(tmp_path / "none")).__enter__()
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:4222", "broker-1:4222", "user:secret@broker.example:4222", "[::1]:4222"])
+def test_an_address_of_a_host_is_no_socket_and_the_fix_is_named(address: str) -> None:
+    with pytest.raises(AddressError) as found:
+        Client(address)
+    server = address.rpartition("@")[2]
+    assert str(found.value) == (
+        f"cannot connect to {server!r}, expected the path of a scheduler's socket, or nats://host:port: "
+        f"for a cluster write nats://{server}, for a socket of that name ./{server}"
+    )
+
+
+def test_a_socket_may_have_a_colon_in_its_path() -> None:
+    Client("./host:4222")
+    Client("/run/foliot:1")
+    with pytest.raises(AddressError, match="cannot connect to 'http://host:1', expected the path"):
+        Client("http://user:secret@host:1")

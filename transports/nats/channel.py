@@ -2,8 +2,8 @@
 
 What holds, as for the local socket: a request whose repetition changes nothing is sent again within its deadline when its
 answer may be lost; any other is sent again only where it is certain that nobody got it. A refusal of a repetition says
-nothing about the first, see `transports.repeats`. What is larger than one message is cut where it can be, see
-`channel_parts`.
+nothing about the first, see `transports.repeats`. Looks and commands that a shard could not take, since it was between two
+nodes, are asked again too. What is larger than one message is cut where it can be, see `channel_parts`.
 """
 
 from __future__ import annotations
@@ -16,22 +16,33 @@ from typing import Any, Final
 import msgspec
 
 from ...actors.addresses import check_name
-from ...actors.messages import TasksEnded, WatchTasks
+from ...actors.messages import CancelTasks, PurgeTasks, RetryTasks, SubmitTasks, TasksEnded, WatchTasks
 from ...runtime.bus import Refusal
 from ...runtime.clock import Clock, SystemClock
-from ...runtime.errors import DeadlineError, FoliotError, UnavailableError
+from ...runtime.errors import DeadlineError, FoliotError, NoMembersError, NoSuchActorError, UnavailableError, UsageError
 from ...runtime.rng import Rng
 from .. import api
 from ..local import ConnectionClosedError, NotRunningError
 from ..repeats import as_unknown, is_settled, may_repeat
 from .channel_parts import ASKED_APART, CUT, asked_apart, sent_apart, size_of
 from .config import NatsConfig
-from .errors import LinkDownError, NatsUnreachableError, NoRespondersError, OutboundFullError, TooLargeError
+from .errors import (
+    LinkDownError,
+    NatsUnreachableError,
+    NoRespondersError,
+    NotPermittedError,
+    OutboundFullError,
+    TooLargeError,
+)
 from .link import LinkState, NatsLink
 from .protocol import OPERATORS, PREFIX, edge_subject
 
 _TOO_LARGE: Final = TooLargeError.code
 _NOT_SENT: Final = (NoRespondersError, LinkDownError, OutboundFullError)
+_MOVING: Final = (NoSuchActorError.code, NoMembersError.code)  # refusals by which nothing was done: its shard is under way
+_STEERING: Final = (CancelTasks, RetryTasks, PurgeTasks)
+_SAID_MAX: Final = 64  # lines; reasons may have numbers in them
+_AWAITED_SERVER: Final = "waiting for the NATS server at nats://{}"
 
 
 class NoNodeError(NotRunningError):
@@ -45,6 +56,29 @@ class NoNodeError(NotRunningError):
         self.reason = reason
 
 
+class UnsettledError(DeadlineError):
+    """One copy of a request was not answered, and others were refused for now, which says nothing about the first."""
+
+    def __init__(self, what: str, timeout_ms: int, refusal: str) -> None:
+        super().__init__(what, timeout_ms)
+        self.args = (f"{self.args[0]}; a repetition was refused: {refusal}",)
+        self.refusal = refusal
+
+
+class OperatorsOnlyError(UsageError):
+    """A tenant's own user asked about the whole cluster."""
+
+    code = "operators_only"
+
+    def __init__(self, what: str, tenant: str) -> None:
+        super().__init__(
+            f"{what} is about the whole cluster, and this user is of tenant {tenant!r} only; expected the broker's user "
+            "'operator', or a question about that tenant's own tasks"
+        )
+        self.what = what
+        self.tenant = tenant
+
+
 @dataclass(frozen=True)
 class ChannelLimits:
     """The bounds of one client."""
@@ -56,17 +90,20 @@ class ChannelLimits:
     poll_margin_ms: int = 3_000  # ... and is asked again so long after
     backoff_ms: int = 20
     backoff_max_ms: int = 1_000
+    silent_ms: int = 2_000  # whoever waits longer hears for what
 
 
 class NatsChannel:
     """Connects with the first request. `tenant`: of requests that name none. `connect_timeout_ms`: how long the first
-    request waits for servers to appear."""
+    request waits for servers to appear. `on_wait`: called with a line that says what a request waits for, once it has waited
+    for a moment; each line is said once."""
 
     may_repeat = True
 
     def __init__(
         self, config: NatsConfig | str, *, tenant: str = "default", connect_timeout_ms: int = 0, clock: Clock | None = None,
         rng: Rng | None = None, limits: ChannelLimits | None = None, prefix: str = PREFIX,
+        on_wait: Callable[[str], object] | None = None,
     ) -> None:  # fmt: skip
         """Raises: NatsConfigError."""
         self._config = NatsConfig(config, name="foliot-client") if isinstance(config, str) else config
@@ -76,6 +113,8 @@ class NatsChannel:
         self._rng = rng or Rng.of_the_system()
         self._limits = limits or ChannelLimits()
         self._prefix = prefix
+        self._on_wait = on_wait
+        self._said: dict[str, None] = {}
         self._room = asyncio.Semaphore(self._limits.max_in_flight)
         self._link: NatsLink | None = None
         self._connecting = asyncio.Lock()
@@ -84,7 +123,7 @@ class NatsChannel:
 
     async def request(self, message: Any, *, timeout_ms: int) -> Any:
         """Return the answer, which may be a Refusal. Raises: NoNodeError, NatsUnreachableError, DeadlineError,
-        TooLargeError, NatsCredentialsError, NotPermittedError, NotEncodableError, VersionError."""
+        TooLargeError, NatsCredentialsError, NotPermittedError, OperatorsOnlyError, NotEncodableError, VersionError."""
         started_ns = self._clock.mono_ns()
         async with self._room:
             return await self._whole(message, lambda: timeout_ms - (self._clock.mono_ns() - started_ns) // 1_000_000)
@@ -111,7 +150,9 @@ class NatsChannel:
     async def _one(self, message: Any, data: bytes, left_ms: Callable[[], int]) -> Any:
         """Send one message, again and again as far as that is allowed, and return the answer."""
         limits = self._limits
+        started_ns = self._clock.mono_ns()
         repeatable = may_repeat(message)
+        awaits_shards = (repeatable or isinstance(message, _STEERING)) and not isinstance(message, WatchTasks)
         try_ms = limits.first_try_ms
         if isinstance(message, WatchTasks):
             try_ms = max(try_ms, message.wait_ms + limits.poll_margin_ms)
@@ -120,6 +161,7 @@ class NatsChannel:
         subject = edge_subject(self._prefix, self._scope(message))
         copies = 0  # that somebody may have got
         answer: Any = None
+        moving: Refusal | None = None
         trouble: FoliotError | None = None
         while (rest_ms := left_ms()) > 0:
             try:
@@ -135,8 +177,15 @@ class NatsChannel:
                         self._tries.pop(limit, None)
                 trouble = None
                 answer = api.decode_answer(found)
-                if copies == 1 or is_settled(message, answer):
+                moving = answer if awaits_shards and isinstance(answer, Refusal) and answer.code in _MOVING else None
+                if moving is not None:
+                    copies -= 1
+                elif copies == 1 or is_settled(message, answer):
                     return answer
+            except NotPermittedError as error:
+                if subject == edge_subject(self._prefix, OPERATORS):
+                    raise OperatorsOnlyError(type(message).__name__, self._tenant) from error
+                raise
             except _NOT_SENT as error:
                 copies -= 1
                 trouble = error
@@ -145,6 +194,7 @@ class NatsChannel:
             except TimeoutError:
                 try_ms = min(try_ms * 2, max(limits.longest_try_ms, try_ms))
                 trouble = None
+            self.tell_wait(_awaited(trouble, answer, self._config.shown), started_ns)
             await asyncio.sleep(min(backoff_ms, max(left_ms(), 0)) / 1000)
             backoff_ms = min(backoff_ms * 2, limits.backoff_max_ms)
         unknown = as_unknown(answer)
@@ -154,9 +204,29 @@ class NatsChannel:
             if isinstance(trouble, LinkDownError):
                 raise NatsUnreachableError(self._config.shown, trouble.reason) from trouble
             if isinstance(trouble, NoRespondersError):
-                raise NoNodeError(self._config.shown, "nobody answers there") from trouble
+                raise NoNodeError(self._config.shown, self._why_no_node()) from trouble
             raise trouble
+        if moving is not None and (not copies or (repeatable and not isinstance(message, SubmitTasks))):
+            return moving
+        if isinstance(answer, Refusal):
+            raise UnsettledError(type(message).__name__, whole_ms, answer.text)
         raise DeadlineError(type(message).__name__, whole_ms)
+
+    def _why_no_node(self) -> str:
+        """Return why nobody may answer, as far as the server tells."""
+        link = self._link
+        if link is not None and link.server.version and not link.server.jetstream:
+            return "the NATS server has no JetStream, without which no node starts (nats-server -js)"
+        return "the NATS server is there, and nobody answers"
+
+    def tell_wait(self, what: str, since_ns: int) -> None:
+        """Say what somebody waits for, who has waited for a moment, if that was not said before."""
+        waited_ms = (self._clock.mono_ns() - since_ns) // 1_000_000
+        if self._on_wait is None or waited_ms < self._limits.silent_ms:
+            return
+        if what not in self._said and len(self._said) < _SAID_MAX:
+            self._said[what] = None
+            self._on_wait(what)
 
     def _scope(self, message: Any) -> str:
         """Return the word in the subject: the tenant the message is about, or that it is about all."""
@@ -212,6 +282,7 @@ class NatsChannel:
                 except NatsUnreachableError:
                     if (self._clock.mono_ns() - started_ns) // 1_000_000 >= patience_ms:
                         raise
+                    self.tell_wait(_AWAITED_SERVER.format(self._config.shown), started_ns)
                     await asyncio.sleep(backoff_ms / 1000)
                     backoff_ms = min(backoff_ms * 2, self._limits.backoff_max_ms)
                 else:
@@ -224,3 +295,15 @@ class NatsChannel:
             for limit in list(self._tries):
                 if not limit.expired():
                     limit.reschedule(0.0)
+
+
+def _awaited(trouble: FoliotError | None, answer: Any, where: str) -> str:
+    """Return a line that says what a request waits for. `answer`: to the latest copy that had one."""
+    if isinstance(trouble, NoRespondersError):
+        return f"waiting for a node at nats://{where}"
+    if isinstance(trouble, LinkDownError):
+        return _AWAITED_SERVER.format(where)
+    if isinstance(answer, Refusal):
+        is_moving = answer.code in _MOVING
+        return "waiting for shards that no node has at this moment" if is_moving else f"waiting: {answer.text}"
+    return f"waiting for an answer from the cluster at nats://{where}"

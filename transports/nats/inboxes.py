@@ -161,7 +161,7 @@ class Reader:
         finally:
             consumption.close()
             self._waiting.clear()
-        log.info("inbox_ended", shard=self._shard, epoch=epoch, reason=self._ended)
+        log.debug("inbox_ended", shard=self._shard, epoch=epoch, reason=self._ended)
 
     async def _take_over(self, epoch: int) -> tuple[Consumption, str]:
         """End whoever read before, and begin where that one's acknowledgements end. Returns also which life of the stream
