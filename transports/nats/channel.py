@@ -85,8 +85,8 @@ class ChannelLimits:
 
     max_in_flight: int = 256
     first_try_ms: int = 3_000  # without an answer for so long, what may be repeated is, at another node perhaps ...
-    longest_try_ms: int = 15_000  # ... each time after twice as long, up to this
-    poll_ms: int = 10_000  # a poll waits at most so long at one node, which may die unnoticed ...
+    longest_try_ms: int = 12_000  # ... after twice as long each second time, up to this
+    poll_ms: int = 5_000  # a poll waits at most so long at one node, which may die unnoticed ...
     poll_margin_ms: int = 3_000  # ... and is asked again so long after
     backoff_ms: int = 20
     backoff_max_ms: int = 1_000
@@ -160,6 +160,7 @@ class NatsChannel:
         whole_ms = max(left_ms(), 0)
         subject = edge_subject(self._prefix, self._scope(message))
         copies = 0  # that somebody may have got
+        is_second = False  # try of the same length
         answer: Any = None
         moving: Refusal | None = None
         trouble: FoliotError | None = None
@@ -192,7 +193,9 @@ class NatsChannel:
             except DeadlineError:
                 break
             except TimeoutError:
-                try_ms = min(try_ms * 2, max(limits.longest_try_ms, try_ms))
+                if is_second:
+                    try_ms = min(try_ms * 2, max(limits.longest_try_ms, try_ms))
+                is_second = not is_second
                 trouble = None
             self.tell_wait(_awaited(trouble, answer, self._config.shown), started_ns)
             await asyncio.sleep(min(backoff_ms, max(left_ms(), 0)) / 1000)
