@@ -257,8 +257,10 @@ class _Moves:
         await running
         async with asyncio.timeout(_WAIT_S):
             await self._client.wait_until_idle(_WAIT_S)
+            await traffic.settle()
+            await self._client.wait_until_idle(_WAIT_S)
         starts = await traffic.starts()
-        self._acknowledged += len(traffic.acknowledged)
+        self._acknowledged += len(traffic.acknowledged) + len(traffic.settled)
         self._lost += len(starts.lost)
         figures: dict[str, Any] = {
             **starts.worst_ms(before_ns, time.perf_counter_ns()),

@@ -35,7 +35,9 @@ class Traffic:
     seed: int
     acknowledged: dict[int, int] = field(default_factory=dict)  # id: when its submission began
     unanswered: Counter[str] = field(default_factory=Counter)
+    settled: dict[int, None] = field(default_factory=dict)  # ids of those that were not answered, asked for again
     held_up: int = 0  # were not submitted, for so much was under way
+    _unsure: list[tuple[str, int]] = field(default_factory=list)  # (dedupe key, when its submission began)
     _keys: Iterator[str] = field(init=False)
     _under_way: dict[asyncio.Task[None], None] = field(default_factory=dict)
     _is_over: bool = False
@@ -71,16 +73,24 @@ class Traffic:
             task = await self.client.submit(steady, at_ns=at_ns, dedupe_key=key)
         except FoliotError as error:
             self.unanswered[error.code] += 1
+            self._unsure.append((key, at_ns))
         else:
             self.acknowledged[task.number] = at_ns
 
+    async def settle(self) -> None:
+        """Ask again for what was not answered, as callers have to: whether it had been accepted is theirs to find out."""
+        for key, at_ns in self._unsure:
+            task = await self.client.submit(steady, at_ns=at_ns, dedupe_key=key)
+            self.settled[task.number] = None
+
     async def starts(self) -> Starts:
         """Return what became of all of it, once nothing is left to do."""
-        numbers = list(self.acknowledged)
+        numbers = [*self.acknowledged, *self.settled]
         infos = await self.client.get_many(numbers)
         ended = {number_of(info.id): info for info in infos if info.state == "completed"}
         lost = [number for number in numbers if number not in ended]
-        started = {number: self.acknowledged[number] + info.result for number, info in ended.items()}
+        began = self.acknowledged
+        started = {number: began[number] + info.result for number, info in ended.items() if number in began}
         return Starts(self.acknowledged, started, lost)
 
 
