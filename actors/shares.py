@@ -187,6 +187,12 @@ class PermitShares:
         wanting = order
         while wanting:  # remainders: one task's slots to each in turn, until nobody can use what is left
             wanting = [h for h in wanting if 0 < min(h.step, h.want - fair[h.queue]) <= left]
+            rounds = left // max(sum([h.step for h in wanting]), 1)
+            for holder in wanting:
+                rounds = min(rounds, (holder.want - fair[holder.queue]) // holder.step)
+            for holder in wanting if rounds else ():  # many rounds at once, in which each gets the same
+                fair[holder.queue] += rounds * holder.step
+                left -= rounds * holder.step
             for holder in wanting:
                 more = min(holder.step, holder.want - fair[holder.queue])
                 if more <= left:

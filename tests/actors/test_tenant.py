@@ -242,6 +242,14 @@ def test_tasks_of_several_slots_are_not_given_parts_they_cannot_use() -> None:
     assert sorted(allowed.values()) == [0, 4, 4]
 
 
+def test_what_one_large_task_leaves_goes_to_small_ones_at_once_however_much_it_is() -> None:
+    tenant = TenantHarness(concurrency=1 << 60)
+    tenant.send(m.WantPermits("queue.p.large", running=0, waiting=1 << 60, step=1 << 60, born_ms=1))
+    grants = tenant.send(m.WantPermits("queue.p.small", running=0, waiting=1 << 60, step=1, born_ms=1))
+
+    assert sum(grant.message.allowed for grant in grants) <= 1 << 60
+
+
 def test_a_queue_that_wants_nothing_is_forgotten_and_one_that_fell_silent_is_asked() -> None:
     tenant = TenantHarness(concurrency=4)
     tenant.want("q1", 0, 5)
