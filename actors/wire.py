@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 
@@ -20,6 +20,14 @@ AnyMessage = (
     | NodeMessage | NodeAnswer
 )  # fmt: skip
 
+_TAKEN: dict[str, frozenset[Any]] = {
+    "shard": frozenset((*get_args(m.ShardMessage), *get_args(ScheduleMessage))),
+    "queue": frozenset(get_args(m.QueueMessage)),
+    "tenant": frozenset(get_args(m.TenantMessage)),
+    "worker": frozenset(get_args(m.WorkerMessage)),
+}
+"""What actors take, by the kind in their address."""
+
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(AnyMessage).decode
 
@@ -27,6 +35,12 @@ _decode = msgspec.msgpack.Decoder(AnyMessage).decode
 def encode(message: Any) -> bytes:
     """Return the bytes of a message, its tag included."""
     return _encode(message)
+
+
+def is_taken(address: str, message: Any) -> bool:
+    """Tell whether whoever has this address takes such a message; what is no actor's takes any."""
+    taken = _TAKEN.get(address.partition(".")[0])
+    return taken is None or type(message) in taken
 
 
 def decode(data: bytes) -> Any:

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 import pytest
 from foliot.actors.messages import ReadQueue, SessionEnded
+from foliot.actors.node_messages import HandlersTold
 from foliot.actors.wire import encode as encode_message
 from foliot.runtime.actor import Actor, Journal, Turn
 from foliot.runtime.bus import Bus, Envelope, Receiver, Refusal
@@ -111,8 +112,8 @@ async def ends(request: pytest.FixtureRequest, nats_server: LocalNats) -> AsyncI
         await link.close()
 
 
-def address_in(slot: int, kind: str = "queue") -> str:
-    return next(f"{kind}.default.n{n}" for n in count() if slot_of(f"{kind}.default.n{n}", SLOTS) == slot)
+def address_in(slot: int) -> str:
+    return next(f"queue.default.n{n}" for n in count() if slot_of(f"queue.default.n{n}", SLOTS) == slot)
 
 
 # -- the contract --------------------------------------------------------------------------------------------------------
@@ -150,8 +151,8 @@ async def test_an_actor_that_has_ended_is_looked_for_again(ends: Ends) -> None:
 
 
 async def test_nothing_reaches_a_slot_that_was_left(ends: Ends) -> None:
-    one, other, session = Host("queue."), Host("tenant."), Ear()
-    addresses = (address_in(0), address_in(1, "tenant"), "session.1")
+    addresses = (address_in(0), address_in(1), "session.1")
+    one, other, session = Host(addresses[0]), Host(addresses[1]), Ear()
     ends.far.bind("session.1", session)
     ends.far.host(0, one.resolve)
     ends.far.host(1, other.resolve)
@@ -187,10 +188,10 @@ async def test_what_is_bound_is_delivered_until_it_is_not(ends: Ends) -> None:
 
 
 async def test_a_request_to_nobody_is_refused(ends: Ends) -> None:
-    ends.far.host(0, Host("queue.").resolve)
+    ends.far.host(0, Host("tenant.").resolve)
     await ends.settle()
 
-    for to in (address_in(0, "tenant"), address_in(1, "tenant"), "session.nobody"):
+    for to in (address_in(0), address_in(1), "session.nobody"):
         answer = await ends.near.request(to, ReadQueue(), timeout_ms=60_000)
 
         assert isinstance(answer, Refusal)
@@ -310,12 +311,28 @@ async def test_frames_that_cannot_be_read_are_counted_and_requests_among_them_re
     assert link.is_up
 
 
+@pytest.mark.parametrize("to", ["shard.0", "queue.default.default", "tenant.acme", "worker.w"])
+async def test_a_message_of_a_kind_that_an_actor_does_not_take_never_reaches_it(pair: Pair, to: str) -> None:
+    one, two, link, _, _ = pair
+    host = Host("")
+    for slot in range(SLOTS):
+        one.host(slot, host.resolve)
+    await link.flush()
+
+    answer = await two.request(to, HandlersTold([]), timeout_ms=5_000)
+
+    assert answer.code == "malformed"
+    assert f"HandlersTold is nothing that '{to}' takes" in answer.text
+    assert host.ears == {}
+    assert one.drops == {"malformed": 1}
+
+
 async def test_frames_for_nobody_here_are_counted(pair: Pair) -> None:
     one, two, link, _, prefix = pair
     one.host(0, Host("queue.").resolve)
     await link.flush()
 
-    for to in ("tenant.x", "nodes", "shard.x", "shard.-1", "session.x", "", "."):
+    for to in ("shard.1", "nodes", "shard.x", "shard.-1", "session.x", "", "."):
         data = msgspec.msgpack.encode([1, to, "reply. \r\n", 5, msgspec.Raw(encode_message(MESSAGE))])
         link.publish(f"{prefix}.slot.0", data)
     link.publish(f"{prefix}.to.{one.reply_address}.notanumber", b"")

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import structlog
 
+from ...actors.wire import is_taken
 from ...runtime.bus import Envelope, Receiver, Refusal, Resolver
 from ...runtime.clock import Clock
 from ...runtime.errors import FoliotError, NoSuchActorError, UnavailableError
@@ -248,9 +249,15 @@ class NatsBus:
     def _take(self, delivery: Delivery) -> None:
         """A frame for an actor of a slot, or for an address that is bound."""
         envelope = self._read(delivery)
-        if envelope is not None:
-            receiver = self._local.get(envelope.to)
-            self._deliver(receiver if receiver is not None else self._resolve(envelope.to), envelope)
+        if envelope is None:
+            return
+        if not is_taken(envelope.to, envelope.message):  # it would end the actor, and many of them the node
+            what = f"{type(envelope.message).__name__} is nothing that {envelope.to[:80]!r} takes"
+            error = FrameError(what, to=envelope.to, sender=envelope.sender, request=envelope.request)
+            self._unread(error, delivery.subject)
+            return
+        receiver = self._local.get(envelope.to)
+        self._deliver(receiver if receiver is not None else self._resolve(envelope.to), envelope)
 
     def _take_broadcast(self, delivery: Delivery) -> None:
         if delivery.reply == self._mark:
@@ -278,10 +285,13 @@ class NatsBus:
             data = self._parts.take(delivery.data) if is_part(delivery.data) else delivery.data
             return decode(data) if data is not None else None
         except FrameError as error:
-            self._lost(error.code, delivery.subject, None, error)
-            if error.request and error.sender.startswith("reply.") and error.sender != self.reply_address:
-                self.send(Envelope(error.sender, Refusal.of(error), error.to, error.request))
+            self._unread(error, delivery.subject)
             return None
+
+    def _unread(self, error: FrameError, subject: str) -> None:
+        self._lost(error.code, subject, None, error)
+        if error.request and error.sender.startswith("reply.") and error.sender != self.reply_address:
+            self.send(Envelope(error.sender, Refusal.of(error), error.to, error.request))
 
     # -- what was lost -----------------------------------------------------------------------------------------------
 
