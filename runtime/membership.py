@@ -149,10 +149,6 @@ class Membership:
         """The boots of all other nodes that were ever heard here, sorted."""
         return sorted(self._lives)
 
-    def skews(self) -> list[int]:
-        """Return how far the members' clocks are ahead of the own one, as their last beats say, in milliseconds, sorted."""
-        return sorted([member.skew_ms for member in self._members.values()])
-
     def knows(self, node: str) -> bool:
         return node == self._name or node in self._members
 

@@ -20,6 +20,7 @@ import structlog
 
 from ...actors.addresses import check_name
 from ...actors.cast import makers
+from ...actors.node_messages import ReadPeer
 from ...actors.shard import ShardConfig
 from ...runtime.clock import Clock, SystemClock
 from ...runtime.errors import FoliotError
@@ -53,7 +54,7 @@ from .holdings import Holdings
 from .names import own_name, product_version, shielded
 from .presence import Presence, PresenceConfig
 from .renewal import Renewal
-from .skew import SkewConfig, SkewWatch
+from .skew import SkewConfig, SkewWatch, sure_lead
 
 log = structlog.get_logger("foliot")
 
@@ -290,9 +291,13 @@ class ClusterNode:
         self.presence.link_changed(state)
         self.renewal.link_changed(state)
 
-    def _peer_skews(self) -> list[int]:
-        membership = self.node.membership
-        return membership.skews() if membership is not None else []
+    async def _peer_skews(self) -> list[int]:
+        """Ask the peers for their clocks. What they said before is of no use: a node that has much to do reads it late, and
+        would take that for a lead of its own clock."""
+        before_ms = self._clock.now_ms()
+        reads = await self.peers.gather(ReadPeer([]))
+        after_ms = self._clock.now_ms()
+        return [sure_lead(read.now_ms, before_ms, after_ms) for read in reads if read.node != self.options.name]
 
     def figures(self) -> dict[str, float]:
         """Return what this process measured of itself."""

@@ -1,6 +1,6 @@
 """A node's clock against the others': measured, told, and a reason to leave.
 
-The database's clock is the one all nodes share, so it decides; the peers' clocks, as their beats tell them, decide only
+The database's clock is the one all nodes share, so it decides; the peers' clocks, as they say when asked, decide only
 while the database cannot be asked, and then at least two of them, by their median. Above a second a node warns; above
 five it would fire tasks so early or late that others do it better: it drains itself and says why. Only what a
 measurement is sure of counts: the time it took is taken off.
@@ -32,8 +32,8 @@ class SkewConfig:
 
 
 class SkewWatch:
-    """`store_now`: asks the database's clock. `peers`: how far their clocks are ahead of this one. `drain`: called once,
-    with the error that says why."""
+    """`store_now`: asks the database's clock. `peers`: asks how far their clocks are ahead of this one, for sure. `drain`:
+    called once, with the error that says why."""
 
     def __init__(
         self,
@@ -41,7 +41,7 @@ class SkewWatch:
         *,
         clock: Clock,
         store_now: Callable[[], Awaitable[int]],
-        peers: Callable[[], Sequence[int]],
+        peers: Callable[[], Awaitable[Sequence[int]]],
         drain: Callable[[ClockSkewError], None],
         config: SkewConfig | None = None,
     ) -> None:
@@ -75,7 +75,7 @@ class SkewWatch:
         try:
             await self._against_store()
         except FoliotError as error:
-            skews = sorted(self._peers())
+            skews = sorted(await self._peers())
             if len(skews) < 2:
                 log.info("clock_not_measured", reason=str(error))
                 return False
@@ -95,5 +95,10 @@ class SkewWatch:
         before_ms = self._clock.now_ms()
         store_ms = await self._store_now()
         after_ms = self._clock.now_ms()
-        low, high = before_ms - store_ms, after_ms - store_ms  # the skew is in between
-        self.skew_ms = low if low > 0 else high if high < 0 else 0
+        self.skew_ms = -sure_lead(store_ms, before_ms, after_ms)
+
+
+def sure_lead(theirs_ms: int, before_ms: int, after_ms: int) -> int:
+    """Return how far a clock that was read between two instants of the own one is ahead of it at least; negative: behind."""
+    low, high = theirs_ms - after_ms, theirs_ms - before_ms  # the lead is in between
+    return low if low > 0 else high if high < 0 else 0

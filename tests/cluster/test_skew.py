@@ -9,7 +9,7 @@ from foliot.runtime.clock import SystemClock
 from foliot.runtime.errors import StoreError
 from foliot.sdk.cluster.database_clock import database_now_ms
 from foliot.sdk.cluster.errors import ClockSkewError
-from foliot.sdk.cluster.skew import SkewConfig, SkewWatch
+from foliot.sdk.cluster.skew import SkewConfig, SkewWatch, sure_lead
 
 
 class ShiftedClock(SystemClock):
@@ -31,9 +31,12 @@ class Watched:
         self._is_away = is_away
         self._answer_ms = answer_ms
         self.watch = SkewWatch(
-            "n1", clock=self.clock, store_now=self._now, peers=lambda: list(peers), drain=self.left.append,
-            config=SkewConfig(),
-        )  # fmt: skip
+            "n1", clock=self.clock, store_now=self._now, peers=self._said, drain=self.left.append, config=SkewConfig()
+        )
+        self._peers = list(peers)
+
+    async def _said(self) -> list[int]:
+        return self._peers
 
     async def _now(self) -> int:
         if self._is_away:
@@ -83,6 +86,11 @@ async def test_without_the_database_the_peers_median_decides() -> None:
     await watched.watch.measure()
     assert watched.left[0].against == "the median of 3 peers'"
     assert watched.left[0].skew_ms == 7_000
+
+
+@pytest.mark.parametrize(("theirs_ms", "lead_ms"), [(50, 0), (0, 0), (100, 0), (101, 1), (9_000, 8_900), (-9_000, -9_000)])
+def test_of_a_clock_that_was_asked_only_what_the_answers_delay_cannot_explain_counts(theirs_ms: int, lead_ms: int) -> None:
+    assert sure_lead(theirs_ms, before_ms=0, after_ms=100) == lead_ms
 
 
 async def test_a_single_peer_decides_nothing() -> None:
