@@ -45,6 +45,20 @@ class NodeReplacedError(LeaseError):
         self.other = other
 
 
+class ForeignNodeError(UsageError):
+    """Nodes of another cluster speak where this node would."""
+
+    code = "foreign_node"
+
+    def __init__(self, node: str, other: str) -> None:
+        super().__init__(
+            f"node {node!r} has another database than node {other[:80]!r}, which is there already, expected the same one for"
+            " all nodes of a broker: check the address of the database, or that of the broker"
+        )
+        self.node = node
+        self.other = other
+
+
 class UnavailableError(FoliotError):
     """Nothing is wrong with the call: try again later.
 

@@ -33,7 +33,7 @@ _MS: Final = 1_000_000
 
 class NodeBeat(msgspec.Struct, frozen=True, array_like=True, tag="node_beat", gc=False):
     """A node lives. `boot`: names one life of it, a later one sorts after. `joining`: it does not take part yet. `asks`:
-    answer at once with a beat. `now_ms`: its wall clock."""
+    answer at once with a beat. `now_ms`: its wall clock. `cluster`: names its database, 0 if that has no name."""
 
     name: str
     boot: str
@@ -41,6 +41,7 @@ class NodeBeat(msgspec.Struct, frozen=True, array_like=True, tag="node_beat", gc
     asks: bool = False
     now_ms: int = 0
     joining: bool = False
+    cluster: int = 0
 
 
 class SlotReleased(msgspec.Struct, frozen=True, array_like=True, tag="slot_released", gc=False):
@@ -94,8 +95,8 @@ class _Member:
 
 
 class Membership:
-    """One node's view of the cluster; a receiver on `NODES`. `changed`: the members, or whether slots may be taken over,
-    are no longer what they were. `released`: hears of released slots."""
+    """One node's view of the cluster; a receiver on `NODES`. `cluster`: names the database. `changed`: the members, or
+    whether slots may be taken over, are no longer what they were. `released`: hears of released slots."""
 
     def __init__(
         self,
@@ -107,8 +108,10 @@ class Membership:
         clock: Clock,
         changed: Callable[[], None],
         released: Callable[[SlotReleased], None],
+        cluster: int = 0,
     ) -> None:
         self._config = config
+        self._cluster = cluster
         self._name = name
         self._boot = boot
         self._bus = bus
@@ -131,6 +134,8 @@ class Membership:
         self._could_take_over = True
         self.replaced_by = ""
         """The boot of the process that goes by this node's name now, if there is one."""
+        self.foreign = ""
+        """A node of another database that was there before this one took part, if there was one."""
 
     # -- what is known --------------------------------------------------------------------------------------------------
 
@@ -219,7 +224,9 @@ class Membership:
     def _say(self, *, leaving: bool = False, asks: bool = False) -> None:
         if self._is_leaving and not leaving:
             return
-        beat = NodeBeat(self._name, self._boot, leaving, asks, self._clock.now_ms(), not leaving and not self._takes_part)
+        beat = NodeBeat(
+            self._name, self._boot, leaving, asks, self._clock.now_ms(), not leaving and not self._takes_part, self._cluster
+        )
         self._bus.send(Envelope(NODES, beat))
 
     # -- hearing ------------------------------------------------------------------------------------------------------------
@@ -233,6 +240,9 @@ class Membership:
 
     def _hear(self, beat: NodeBeat) -> None:
         name, boot = beat.name, beat.boot
+        if beat.cluster and self._cluster and beat.cluster != self._cluster:
+            self._hear_foreign(beat)
+            return
         if boot != self._boot and boot not in self._lives:
             if len(self._lives) < _GONE_MAX:
                 self._lives[boot] = None
@@ -275,6 +285,13 @@ class Membership:
         member.skew_ms = beat.now_ms - self._clock.now_ms()
         if not self._could_take_over and self.may_take_over():
             self._tell()
+
+    def _hear_foreign(self, beat: NodeBeat) -> None:
+        """A node of another database is no member. Who comes later has to go: both would answer the same clients."""
+        if beat.asks:
+            self._say()
+        if not (self._takes_part or self._is_leaving or beat.leaving) and (not beat.joining or beat.boot < self._boot):
+            self.foreign = beat.name
 
     def _hear_own_name(self, boot: str) -> None:
         if boot > self._boot and not self.replaced_by:

@@ -21,7 +21,7 @@ from .actor import Actor, Journal
 from .bus import Bus, Envelope
 from .cell import Cell, CellConfig, PoisonSink
 from .clock import Clock
-from .errors import NodeReplacedError, NoSuchActorError, UnavailableError
+from .errors import ForeignNodeError, NodeReplacedError, NoSuchActorError, UnavailableError
 from .handover import HandOver
 from .hashing import slot_of
 from .membership import NODES, SLOTS, Membership, MembershipConfig, SlotClaimed, SlotReleased, boot_id
@@ -48,6 +48,7 @@ class NodeConfig:
     moves_at_once: int = 2  # slots on their way to other nodes
     move_ms: int = 500  # how long to wait for one to be claimed, before another one goes
     start_ms: int = 2_000  # how long a start waits for the first claims; slots that take longer come later
+    cluster: int = 0  # names the store, which all nodes of a cluster share; 0: it has no name
 
 
 class Node:
@@ -88,7 +89,7 @@ class Node:
         if config.membership is not None:
             self.membership = Membership(
                 config.membership, name=config.name, boot=self.boot, bus=bus, clock=clock, changed=self._view_changed,
-                released=self._slot_released,
+                released=self._slot_released, cluster=config.cluster,
             )  # fmt: skip
         self.ring = Ring([config.name])
         self._owners = [config.name] * config.slots
@@ -116,7 +117,7 @@ class Node:
     async def run(self, durable: Durable, *, started: Callable[[], None] = lambda: None) -> None:
         """Host the owned slots until `leave`, or until cancelled. `started` is called once the first are hosted.
 
-        Raises: what an actor's supervisor gave up on, EscalationError among others; NodeReplacedError.
+        Raises: what an actor's supervisor gave up on, EscalationError among others; NodeReplacedError, ForeignNodeError.
         """
         config = self._config
         self._slots = [
@@ -135,7 +136,10 @@ class Node:
                 else:
                     self._bus.bind(SLOTS, self)
                     await membership.join()
-                    self._begin(Ring(membership.established))
+                    if membership.foreign:
+                        group.cancel_scope.cancel()
+                    else:
+                        self._begin(Ring(membership.established))
                 with anyio.move_on_after(config.start_ms / 1000):
                     await self._all_open.wait()
                 self._is_started = True
@@ -147,6 +151,8 @@ class Node:
                     membership.stop()
                     self._bus.unbind(SLOTS)
             group.cancel_scope.cancel()
+        if membership is not None and membership.foreign:
+            raise ForeignNodeError(config.name, membership.foreign)
         if membership is not None and membership.replaced_by:
             raise NodeReplacedError(config.name, self.boot, membership.replaced_by)
 
@@ -242,7 +248,7 @@ class Node:
     def deliver(self, envelope: Envelope) -> None:
         """Hear of a slot that another node claimed."""
         message = envelope.message
-        if type(message) is SlotClaimed and message.node != self._config.name and message.slot < len(self._slots):
+        if type(message) is SlotClaimed and message.node != self._config.name and 0 <= message.slot < len(self._slots):
             assert self.membership is not None
             self._slots[message.slot].hear_claimed(message)
             self._hand_over.hear_claimed(message.slot)
@@ -264,7 +270,7 @@ class Node:
                 self._tell_durable(SlotClaimed(slot.number, "", slot.epoch))
 
     def _slot_released(self, message: SlotReleased) -> None:
-        if message.slot < len(self._slots):
+        if 0 <= message.slot < len(self._slots):
             self._slots[message.slot].hear_released(message)
             for slot in self._slots:
                 slot.hear_progress(message.node)

@@ -109,8 +109,8 @@ class ClusterNode:
         """Take part until `drain`, or until cancelled. `ready`: called once the node hosts its slots and answers.
 
         Raises: of the broker NatsUnreachableError, NatsCredentialsError, NatsTlsError, NatsTooOldError,
-        JetStreamMissingError; of the database StoreError, StoreUnusableError; ClockSkewError; NodeReplacedError; what a
-        supervisor gave up on.
+        JetStreamMissingError; of the database StoreError, StoreUnusableError; ClockSkewError; NodeReplacedError,
+        ForeignNodeError; what a supervisor gave up on.
         """
         options = self.options
         configure_logging_once()
@@ -171,8 +171,8 @@ class ClusterNode:
         options, clock, slots = self.options, self._clock, self.store.shards
         self.bus = NatsBus(self.link, slots=slots, name=options.name, clock=clock, prefix=options.prefix)
         self.node = Node(
-            NodeConfig(options.name, slots, membership=options.membership), bus=self.bus, clock=clock,
-            rng=self._rng.stream("node"), kinds=makers(slots), poison=poison_in(self.store, clock),
+            NodeConfig(options.name, slots, membership=options.membership, cluster=self.store.identity), bus=self.bus,
+            clock=clock, rng=self._rng.stream("node"), kinds=makers(slots), poison=poison_in(self.store, clock),
         )  # fmt: skip
         self.gateway = Gateway(
             self.bus, self.store, clock=clock, rng=self._rng.stream("gateway"), shards=slots,

@@ -23,6 +23,14 @@ _CHECK: Final = """
 select current_setting('server_version_num')::int, pg_is_in_recovery() or current_setting('transaction_read_only')::bool
 """
 
+_IDENTITY: Final = """
+insert into meta (name, value)
+select
+    'identity',
+    1 + ('x' || substr(md5(random()::text || clock_timestamp()::text || pg_backend_pid()), 1, 15))::bit(60)::bigint
+on conflict do nothing
+"""
+
 
 def settings(config: PostgresConfig, *, pinned: bool, timeout_s: float) -> dict[str, str]:
     """Return the server's settings for a connection."""
@@ -61,9 +69,11 @@ async def connect(dsn: str, config: PostgresConfig, *, pinned: bool, timeout_s: 
     return connection
 
 
-async def prepare(connection: asyncpg.Connection, dsn: str, config: PostgresConfig, *, shards: int, now_ms: int) -> int:
-    """Create or check the schema, bring it up to date, and return its number of shards, fixed when it was made.
-    Raises: StoreUnusableError."""
+async def prepare(
+    connection: asyncpg.Connection, dsn: str, config: PostgresConfig, *, shards: int, now_ms: int
+) -> tuple[int, int]:  # fmt: skip
+    """Create or check the schema, bring it up to date, and return its number of shards and what tells it from others, both
+    fixed when it was made. Raises: StoreUnusableError."""
     path, migrations = shown(dsn), migrations_for("postgres")
     await connection.execute(f"set lock_timeout = {int(config.slow_timeout_s * 1000)}")  # another node may be at it
     if config.migrate and not await connection.fetchval("select to_regnamespace($1) is not null", config.schema):
@@ -88,12 +98,14 @@ async def prepare(connection: asyncpg.Connection, dsn: str, config: PostgresConf
     except UnknownHistoryError as error:
         raise StoreUnusableError(path, f"was made by another foliot: {error}", "the known migrations") from error
     await connection.execute("insert into meta (name, value) values ('shards', $1) on conflict do nothing", shards)
+    await connection.execute(_IDENTITY)
     stored: int = await connection.fetchval("select value from meta where name = 'shards'")
     if config.shards_exactly and stored != shards:
         raise StoreUnusableError(
             path, f"was made with {stored} shards, not {shards}", f"the setting {stored}: the number cannot change later"
         )
-    return stored
+    identity: int = await connection.fetchval("select value from meta where name = 'identity'")
+    return stored, identity
 
 
 async def _is_foreign(connection: asyncpg.Connection, schema: str) -> Any:

@@ -42,10 +42,12 @@ Calendars = list[Calendar]
 class PostgresStore:
     """`stores.port.Store` on PostgreSQL; made by `open_postgres`."""
 
-    def __init__(self, dsn: str, *, clock: Clock, config: PostgresConfig, shards: int) -> None:
+    def __init__(self, dsn: str, *, clock: Clock, config: PostgresConfig, shards: int, identity: int = 0) -> None:
         self.path = shown(dsn)
         self.shards = shards
         """How many there are; fixed when the database was made."""
+        self.identity = identity
+        """What tells the database from others."""
         self.stats = StoreStats()
         self._clock = clock
         self._config = config
@@ -156,11 +158,11 @@ async def open_postgres(
     try:
         connection = await connect(dsn, config, pinned=False, timeout_s=config.slow_timeout_s)
         try:
-            stored = await prepare(connection, dsn, config, shards=shards, now_ms=clock.now_ms())
+            stored, identity = await prepare(connection, dsn, config, shards=shards, now_ms=clock.now_ms())
             await make_ahead(connection, config, clock.now_ms())
         finally:
             connection.terminate()
-        store = PostgresStore(dsn, clock=clock, config=config, shards=stored)
+        store = PostgresStore(dsn, clock=clock, config=config, shards=stored, identity=identity)
         await store.start()
         return store
     except Exception as error:

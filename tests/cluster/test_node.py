@@ -9,12 +9,13 @@ from contextlib import asynccontextmanager
 import pytest
 from foliot import Client, Foliot
 from foliot.runtime.clock import SystemClock
+from foliot.runtime.errors import ForeignNodeError
 from foliot.sdk.cluster.errors import ClockSkewError
 from foliot.sdk.cluster.node import ClusterNode, NodeOptions
 from foliot.sdk.cluster.presence import PresenceConfig
 from foliot.sdk.cluster.skew import SkewConfig
 from foliot.sdk.cluster.worker import ClusterWorker, WorkerOptions
-from foliot.sdk.servers import LocalNats
+from foliot.sdk.servers import LocalNats, LocalPostgres
 
 from .waiting import until
 
@@ -137,3 +138,16 @@ async def test_a_worker_whose_connection_ends_without_goodbye_is_given_up_in_mom
         worker.drain()
         life.cancel()
         await asyncio.wait([life])
+
+
+async def test_a_node_of_another_database_does_not_take_part(nats_server: LocalNats, postgres_server: LocalPostgres) -> None:
+    first, other = [
+        ClusterNode(options(nats_server, await postgres_server.database(f"foreign_{name}"), name, "foreign"))
+        for name in ("n1", "n2")
+    ]
+    async with living(first):
+        with pytest.raises(ForeignNodeError, match="node 'n2' has another database than node 'n1', which is there already"):
+            await other.run()
+
+        assert sorted(first.node.hosted) == [0, 1, 2, 3]
+        assert first.peers.members == ["n1"]

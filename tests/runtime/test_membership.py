@@ -22,7 +22,7 @@ CONFIG = MembershipConfig()
 class View:
     """One node's membership on a network of its own; the test speaks for all others."""
 
-    def __init__(self) -> None:
+    def __init__(self, cluster: int = 0) -> None:
         self.network = Network()
         self.clock = LoopClock()
         self.changes: list[list[str]] = []
@@ -32,7 +32,7 @@ class View:
         self._others.bind(NODES, self)
         self.membership = Membership(
             CONFIG, name="a", boot="5", bus=NodeBus(self.network, "a"), clock=self.clock,
-            changed=lambda: self.changes.append(self.membership.alive), released=self.released.append,
+            changed=lambda: self.changes.append(self.membership.alive), released=self.released.append, cluster=cluster,
         )  # fmt: skip
 
     def deliver(self, envelope: Envelope) -> None:
@@ -53,9 +53,9 @@ class View:
             await asyncio.sleep(0.5 - 0.002 * len(names))
 
 
-def viewed(scenario: Callable[[View], Coroutine[Any, Any, None]]) -> None:
+def viewed(scenario: Callable[[View], Coroutine[Any, Any, None]], cluster: int = 0) -> None:
     async def whole() -> None:
-        view = View()
+        view = View(cluster)
         try:
             await scenario(view)
         finally:
@@ -360,3 +360,32 @@ def test_every_life_that_was_heard_is_remembered_even_of_nodes_that_left() -> No
         assert not view.membership.forgot_lives
 
     viewed(scenario)
+
+
+@pytest.mark.parametrize(
+    ("beat", "is_foreign"), [({"joining": True, "boot": "4"}, True), ({"joining": True, "boot": "6"}, False), ({}, True)]
+)
+def test_of_nodes_of_two_databases_the_one_that_was_there_first_stays(beat: dict[str, Any], is_foreign: bool) -> None:
+    async def scenario(view: View) -> None:
+        joined = asyncio.create_task(view.membership.join())
+        await asyncio.sleep(0)
+        await view.hear("b", cluster=8, asks=True, **beat)
+
+        assert (view.membership.foreign == "b") is is_foreign
+        assert view.membership.alive == ["a"]
+        assert len(view.said) == 2, "it is told that somebody is there"
+        await joined
+
+    viewed(scenario, cluster=7)
+
+
+def test_a_node_that_takes_part_is_not_disturbed_by_those_of_another_database() -> None:
+    async def scenario(view: View) -> None:
+        await view.membership.join()
+        await view.hear("b", cluster=8)
+        await view.hear("c", cluster=0)
+
+        assert view.membership.foreign == ""
+        assert view.membership.alive == ["a", "c"]
+
+    viewed(scenario, cluster=7)
