@@ -37,6 +37,11 @@ def encode(message: Any) -> bytes:
     return _encode(message)
 
 
+def is_actor(address: str) -> bool:
+    """Tell whether an address is an actor's of a slot."""
+    return address.partition(".")[0] in _TAKEN
+
+
 def is_taken(address: str, message: Any) -> bool:
     """Tell whether whoever has this address takes such a message; what is no actor's takes any."""
     taken = _TAKEN.get(address.partition(".")[0])

@@ -327,6 +327,21 @@ async def test_a_message_of_a_kind_that_an_actor_does_not_take_never_reaches_it(
     assert one.drops == {"malformed": 1}
 
 
+async def test_no_answer_goes_to_an_actor(pair: Pair) -> None:
+    one, _, link, other, prefix = pair
+    host = Host("queue.")
+    for slot in range(SLOTS):
+        one.host(slot, host.resolve)
+    await link.flush()
+
+    other.publish(f"{prefix}.slot.0", encode(address_in(0), "shard.1", 5, ReadQueue()))
+    await other.flush()
+    await link.flush()
+
+    assert host.ears == {}
+    assert one.drops == {"malformed": 1}
+
+
 async def test_frames_for_nobody_here_are_counted(pair: Pair) -> None:
     one, two, link, _, prefix = pair
     one.host(0, Host("queue.").resolve)

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import structlog
 
-from ...actors.wire import is_taken
+from ...actors.wire import is_actor, is_taken
 from ...runtime.bus import Envelope, Receiver, Refusal, Resolver
 from ...runtime.clock import Clock
 from ...runtime.errors import FoliotError, NoSuchActorError, UnavailableError
@@ -255,6 +255,9 @@ class NatsBus:
             what = f"{type(envelope.message).__name__} is nothing that {envelope.to[:80]!r} takes"
             error = FrameError(what, to=envelope.to, sender=envelope.sender, request=envelope.request)
             self._unread(error, delivery.subject)
+            return
+        if envelope.request and is_actor(envelope.sender):  # they ask nothing, and no answer is anything they take
+            self._unread(FrameError(f"{envelope.sender[:80]!r} cannot ask"), delivery.subject)
             return
         receiver = self._local.get(envelope.to)
         self._deliver(receiver if receiver is not None else self._resolve(envelope.to), envelope)
