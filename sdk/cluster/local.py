@@ -18,7 +18,7 @@ from typing import Final
 import msgspec
 import structlog
 
-from ...runtime.errors import FoliotError
+from ...runtime.errors import FoliotError, UsageError
 from ...runtime.rng import Rng
 from ..client import Client
 from ..server_process import free_port
@@ -54,6 +54,16 @@ class LocalOptions:
     log: Path | str | None = None
 
 
+class FolderError(UsageError):
+    """A folder that cannot hold a cluster."""
+
+    code = "folder"
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"{path!r} cannot be used: {reason}; expected a folder of an earlier cluster, or a new one")
+        self.path = path
+
+
 class _Kept(msgspec.Struct):
     """What stays the same over restarts, in `cluster.json`."""
 
@@ -68,7 +78,7 @@ class LocalCluster(Assembly):
         async with LocalCluster(LocalOptions(nodes=2, workers=2, worker_arguments=["--app", "shop:app"])) as cluster:
             async with Client(cluster.address) as client: ...
 
-    Raises on entering: ServerMissingError, ServerFailedError, ChildFailedError, TimeoutError.
+    Raises on entering: FolderError, ServerMissingError, ServerFailedError, ChildFailedError, TimeoutError.
     """
 
     def __init__(self, options: LocalOptions) -> None:
@@ -166,13 +176,20 @@ async def whole(client: Client, slots: int, *, within_s: float = _READY_S) -> No
 
 def _kept_in(folder: Path | None) -> _Kept:
     """Return what a folder's cluster is known by, made at the first time."""
-    if folder is not None:
-        with contextlib.suppress(FileNotFoundError):
-            return msgspec.json.decode((folder / "cluster.json").read_bytes(), type=_Kept)
+    path = None if folder is None else folder / "cluster.json"
+    try:
+        if path is not None and path.exists():
+            return msgspec.json.decode(path.read_bytes(), type=_Kept)
+    except (OSError, msgspec.DecodeError) as error:
+        raise FolderError(str(path), str(error)) from error
     kept = _Kept(free_port(), free_port(), f"{Rng.of_the_system().bits(128):032x}")
-    if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / "cluster.json"
-        path.touch(mode=0o600)
-        path.write_bytes(msgspec.json.encode(kept))
+    if path is not None:
+        fresh = path.with_suffix(".new")  # whole, or not there: this process may be killed at any moment
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            fresh.touch(mode=0o600)
+            fresh.write_bytes(msgspec.json.encode(kept))
+            fresh.replace(path)
+        except OSError as error:
+            raise FolderError(str(path), str(error)) from error
     return kept
