@@ -25,6 +25,8 @@ _SYSTEM_POSTGRES: Final = Path("/usr/lib/postgresql")
 _PASSWORD_FILE: Final = "password"
 _USERS: Final = ("postgres", "nobody")  # whom root's server runs as: the first there is
 _ANSWER_S: Final = 1.0
+_LAST_LOOKS: Final = 100
+_LAST_LOOK_S: Final = 0.1
 
 
 class LocalNats(ServerProcess):
@@ -182,6 +184,7 @@ class LocalPostgres(ServerProcess):
             if self._is_own:
                 self.folder.chmod(0o711)  # the data below is closed; its owner has to get there
             self._check_way(self.folder)
+        await self._wait_for_last()
         if (self._data / "PG_VERSION").exists():
             return
         secret = self.folder / _PASSWORD_FILE
@@ -208,6 +211,17 @@ class LocalPostgres(ServerProcess):
         if done.returncode:
             reason = " ".join(done.stderr.decode(errors="replace").split())[-400:]
             raise ServerFailedError(self.kind, str(self.folder), f"could not be made: {reason}")
+
+    async def _wait_for_last(self) -> None:
+        """Give an earlier server in this folder the time to end, as it does when whoever started it was killed."""
+        for _ in range(_LAST_LOOKS):
+            try:
+                os.kill(int((self._data / "postmaster.pid").read_text().split("\n", 1)[0]), 0)
+            except PermissionError:
+                pass  # it is there, and somebody else's
+            except (OSError, ValueError):
+                return
+            await asyncio.sleep(_LAST_LOOK_S)
 
     def _check_way(self, folder: Path) -> None:
         """Raises: ServerFailedError if the other user cannot get to the folder."""

@@ -165,3 +165,14 @@ async def test_a_cluster_whose_database_does_not_start_leaves_nothing(
 
     assert not cluster.nats.is_running
     assert not os.listdir(tmp_path)
+
+
+async def test_a_server_waits_for_the_one_before_it_in_its_folder_to_end() -> None:
+    async with LocalPostgres() as earlier, asyncio.timeout(60):
+        later = LocalPostgres(earlier.folder)
+        starting = asyncio.create_task(later.start())
+        await asyncio.sleep(1)
+        await earlier.stop()
+        await starting
+        assert later.is_running
+        await later.close()
