@@ -47,6 +47,7 @@ from foliot.transports.nats.link import NatsLink
 from foliot.transports.nats.mail import STREAM, Decode, MailConfig, MailSender, decode_submit
 from foliot.transports.nats.port import ConsumerConfig, Entry, StreamFullError
 from foliot.transports.nats.streams import NatsStreams
+from structlog.testing import capture_logs
 
 SHARDS = 2
 
@@ -483,6 +484,20 @@ async def test_a_tenant_beyond_its_rate_gets_its_tasks_later_and_one_beyond_its_
     assert by_tenant == {"quick": 3, "full": 1}
     assert sum(row.due_ms > now_ms for row in rows if kinds[row.template_id].tenant == "quick") == 2
     assert inboxes.tally.dropped == {"postponed": 2, "quota_exceeded": 2}
+
+
+async def test_a_tenant_beyond_its_quota_does_not_fill_the_log(place: Place) -> None:
+    home = f"shard.{slot_of(tenant_address('full'), SHARDS)}"
+    await place.bus.request(home, ConfigureTenant(TenantConfig("full", max_pending=1)), timeout_ms=2_000)
+    await place.bus.request(tenant_address("full"), ReadTenant(), timeout_ms=2_000)
+    inboxes = place.read()
+    with capture_logs() as logs:
+        for _ in range(40):
+            await place.sender.send(batch("h", 2, tenant="full"))
+            await place.until_empty()
+
+    assert inboxes.tally.dropped == {"quota_exceeded": 80}
+    assert 1 <= [each["event"] for each in logs].count("inbox_tenant_limited") < 40
 
 
 async def test_a_shard_that_moves_away_is_read_here_no_longer(place: Place) -> None:

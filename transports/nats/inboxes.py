@@ -38,6 +38,7 @@ SetAside = Callable[[str, bytes, str, int], Awaitable[None]]
 """Keeps an entry that cannot be applied: (address, bytes, error, instant in milliseconds). See `stores.port.Store`."""
 
 _CONSUMER: Final = re.compile(r"s(\d+)-e(\d+)-(\d+)")
+_LOG_EVERY_MS: Final = 1_000
 _LIMITED: Final = ("rate_limited", "quota_exceeded")  # what a tenant says
 
 
@@ -127,6 +128,7 @@ class Reader:
         self._mark = InboxMark()  # how far the shard is known to be
         self._alone = 0  # entries still to be given to the shard one by one, to find the one that breaks it
         self._broken: tuple[str, int] | None = None  # the entry that did: life of the stream, and its position
+        self._limited_ms = -_LOG_EVERY_MS  # when it was last told that a tenant may not have more
         self._aside: deque[int] = deque()  # when entries were set aside in the last minute
 
     async def run(self) -> None:
@@ -283,7 +285,10 @@ class Reader:
         if not isinstance(answer, Refusal):
             return True
         if len(group) == 1:
-            log.warning("inbox_tenant_limited", tenant=tenant, tasks=count, code=answer.code, error=answer.text)
+            now_ms = self._all.clock.now_ms()
+            if abs(now_ms - self._limited_ms) >= _LOG_EVERY_MS:  # all are counted; a tenant must not fill the log
+                self._limited_ms = now_ms
+                log.warning("inbox_tenant_limited", tenant=tenant, tasks=count, code=answer.code, error=answer.text)
             if answer.code == "rate_limited":
                 group[0].postpone(self._all.clock.now_ms() + max(answer.retry_after_ms, 0))
                 self._all.tally.drop("postponed", count)
