@@ -115,6 +115,12 @@ class QueueActor(Actor[m.QueueMessage]):
             due = self._recovered_ms if due is None else min(due, self._recovered_ms)
         return due
 
+    @property
+    def is_spent(self) -> bool:
+        """Tell whether it knows no task, no worker and no key, holds no permits, and has heard every shard."""
+        book = self._book
+        return not (book.known or len(self._credits) or len(book.gates)) and self.due_ms() is None
+
     def on_time(self, turn: Turn) -> None:
         if turn.now_ms != self._steps.latest_ms:
             self._take_time(turn)

@@ -74,6 +74,12 @@ class Actor(Generic[M]):
         """
         return False
 
+    @property
+    def is_spent(self) -> bool:
+        """Tell whether one that begins anew with the next message would do all the same: it remembers nothing that counts,
+        and waits for nothing. A node ends such actors, once it has many, while they are idle."""
+        return False
+
     def end_turn(self, turn: Turn) -> None:
         """Run once at the end of each turn, before the commit: the place to put together what is sent by the batch."""
 

@@ -108,15 +108,17 @@ class Cell:
         self._reads: dict[asyncio.Task[None], None] = {}  # in order of asking, since order can show
         self._read_error: Exception | None = None
         self._idle = False
-        self._noting: Actor[Any] | None = None  # the actor, while it is idle, if there is anything it takes without a turn
+        self._resting: Actor[Any] | None = None  # the actor, while it sleeps
+        self._notes = False  # whether there is anything it takes without a turn
 
     # -- the mailbox -------------------------------------------------------------------------------------------------
 
     def deliver(self, envelope: Envelope) -> None:
         """Take a message into the mailbox. Raises: MailboxFullError, or the store's error while a commit is stuck."""
-        actor = self._noting
-        if actor is not None and not self._is_woken and not envelope.request and self._note(actor, envelope.message):
-            return
+        if self._notes and not envelope.request and not self._is_woken:
+            actor = self._resting
+            if actor is not None and self._note(actor, envelope.message):
+                return
         depth = len(self._mailbox)
         if envelope.request and not envelope.sender.startswith("session."):
             if self._stall is not None:
@@ -157,6 +159,12 @@ class Cell:
         """Tell whether it has started, nothing waits and nothing is being committed or read."""
         return self._idle and not self._mailbox and not self._reads and not self._is_woken
 
+    @property
+    def is_spent(self) -> bool:
+        """Tell whether its actor is idle, and nothing is lost if it ends now."""
+        actor = self._resting
+        return actor is not None and self.is_idle and actor.is_spent
+
     # -- life ----------------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
@@ -173,7 +181,7 @@ class Cell:
                 return
         finally:
             self._idle = False
-            self._noting = None
+            self._resting = None
             self._stop_timer()
             if reads := self._cancel_reads():
                 await asyncio.wait(reads)
@@ -181,7 +189,7 @@ class Cell:
     async def _live(self, actor: Actor[Any], journal: Journal | None) -> None:
         await self._turn(actor, journal, [], starting=True)
         mailbox = self._mailbox
-        noting = actor if type(actor).note is not Actor.note else None
+        self._notes = type(actor).note is not Actor.note
         while mailbox or self._reads or not self._retiring:  # a message may wait for what the store says
             if mailbox or self._is_due():
                 await asyncio.sleep(0)  # an actor without a journal must not keep the loop to itself
@@ -189,9 +197,9 @@ class Cell:
                 self._arm()
                 self._idle = True
                 if not self._is_woken:
-                    self._noting = noting
+                    self._resting = actor
                     await self._sleep()
-                    self._noting = None
+                    self._resting = None
                 self._idle = False
             self._is_woken = False
             if self._read_error is not None:

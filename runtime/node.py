@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import anyio
 import structlog
@@ -30,6 +30,9 @@ from .ring import Ring
 from .rng import Rng
 
 log = structlog.get_logger("foliot.runtime")
+
+_SWEEP_FLOOR: Final = 256
+_SWEEP_NS: Final = 1_000_000_000
 
 Make = Callable[[str, int], Awaitable[Actor[Any]]]
 """Makes the volatile actor of (address, epoch of its slot); called again after each failure."""
@@ -93,6 +96,8 @@ class Node:
             )  # fmt: skip
         self.ring = Ring([config.name])
         self._owners = [config.name] * config.slots
+        self._sweep_at = _SWEEP_FLOOR  # so many actors, before those that are spent are ended ...
+        self._sweep_ns = 0  # ... and not before this moment
 
     @property
     def cells(self) -> Mapping[str, Cell]:
@@ -340,13 +345,28 @@ class Node:
         cell = self._cells.get(address)
         if cell is None:
             make = self._kinds.get(address.partition(".")[0])
-            if make is None or self._group is None or len(self._cells) >= self._config.volatile_max:
+            if make is None or self._group is None or not self._has_room():
                 return None
             slot = self._slots[slot_of(address, self._config.slots)]
             if not slot.is_open:
                 return None
             cell = self._start(address, make, slot)
         return cell
+
+    def _has_room(self) -> bool:
+        """Tell whether one more actor may be made. Once there are many, those that are spent end first; they are looked for
+        once a second at most."""
+        most = self._config.volatile_max
+        now_ns = self._clock.mono_ns()
+        if len(self._cells) >= min(self._sweep_at, most) and now_ns >= self._sweep_ns:
+            for slot in self._slots:
+                for address in [address for address in slot.volatile if self._cells[address].is_spent]:
+                    del slot.volatile[address]
+                    self._cells.pop(address).retire()
+                    self._bus.unbind(address)
+            self._sweep_at = max(2 * len(self._cells), _SWEEP_FLOOR)
+            self._sweep_ns = now_ns + _SWEEP_NS
+        return len(self._cells) < most
 
     def _start(self, address: str, make: Make, slot: Slot) -> Cell:
         assert self._group is not None

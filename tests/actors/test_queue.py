@@ -578,6 +578,35 @@ def test_an_idle_queue_is_silent_and_remembers_nothing() -> None:
     assert (len(book.known), book.lanes, len(book.gates)) == (0, 0, 0)
 
 
+def test_a_queue_is_spent_only_once_nothing_is_left_that_a_new_one_would_not_know() -> None:
+    queue = QueueHarness(configured=False)
+    assert not queue.queue.is_spent, "no shard has answered yet"
+    queue.configure()
+    queue.send(queue.everything(0), queue.everything(1))
+    assert queue.queue.is_spent
+
+    queue.credit("w1", 2)
+    assert not queue.queue.is_spent
+    queue.send(m.SessionEnded("w1", "left"))
+    assert queue.queue.is_spent
+
+    queue.permits("acme", 1)
+    [task] = queue.offer(kind())
+    assert not queue.queue.is_spent
+    queue.credit("w2", 1)
+    queue.release(task)
+    queue.send(m.SessionEnded("w2", "left"))
+    assert not queue.queue.is_spent, "it holds a permit"
+    queue.advance_ms(120_000)
+    assert queue.queue.is_spent
+
+    queue.credit("w3", 1)
+    queue.release(*queue.offer(kind(key_rate=60), key="k"))
+    queue.send(m.SessionEnded("w3", "left"))
+    queue.advance_ms(120_000)
+    assert not queue.queue.is_spent, "a new one would let the key start more than it may"
+
+
 # -- what is lost, late or comes twice -----------------------------------------------------------------------------------
 
 

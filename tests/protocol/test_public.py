@@ -406,6 +406,17 @@ async def test_sessions_are_bounded_in_total_and_by_tenant(gate: PublicGate, cli
     assert codes == [None, None, "overloaded", None, "overloaded"]
 
 
+async def test_the_queues_that_a_tenants_workers_may_serve_are_bounded(gate: PublicGate, client: Plain) -> None:
+    await gate.listener.close()
+    await gate.listen(ListenerLimits(workers=GateLimits(max_queues_of_tenant=2)))
+    workers = [PlainWorker(client, hold, queue=queue) for queue in ("one", "two", "two", "three")]
+    codes = [(await worker.register()).get("error", {}).get("code") for worker in workers]
+    assert codes == [None, None, None, "overloaded"]
+
+    await workers[0].call("leave")
+    assert "error" not in await workers[3].register()
+
+
 async def test_a_silent_worker_is_forgotten_by_its_node(gate: PublicGate, client: Plain) -> None:
     await gate.listener.close()
     listener = await gate.listen(ListenerLimits(workers=GateLimits(silent_ms=1_000, sweep_ms=20)))

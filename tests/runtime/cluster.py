@@ -108,13 +108,19 @@ class Keeper(Actor[Any]):
 
 
 class Desk(Actor[Any]):
-    """A volatile actor."""
+    """A volatile actor, which has something to remember once it was poked twice."""
 
     def __init__(self, epoch: int) -> None:
         self._epoch = epoch
+        self._poked = 0
 
     def handle(self, message: Any, turn: Turn) -> None:
+        self._poked += 1
         turn.reply(Poked(self._epoch))
+
+    @property
+    def is_spent(self) -> bool:
+        return self._poked < 2
 
 
 class Store:

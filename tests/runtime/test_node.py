@@ -517,3 +517,28 @@ def test_nodes_that_leave_together_do_not_wait_for_each_other_to_take_their_slot
         assert not any(cluster.nodes[name].node.hosted for name in ("a", "b"))
 
     in_cluster(scenario)
+
+
+def test_actors_that_are_spent_end_when_there_are_many_and_the_others_stay() -> None:
+    async def scenario(cluster: Cluster) -> None:
+        cluster.start("a", alone=True)
+        node = cluster.nodes["a"].node
+        await cluster.until(cluster.nodes["a"].started.is_set, within_ms=10)
+        for number in range(1_000):
+            await cluster.ask(f"queue.default.q{number}", Poke())
+            if number % 10 == 0:
+                await cluster.ask(f"queue.default.q{number}", Poke())
+        assert 256 < len(node.addresses("queue")) < 1_000, "they are looked for once a second"
+
+        for number in range(1_000, 1_010):
+            await cluster.pass_ms(1_000)
+            await cluster.ask(f"queue.default.q{number}", Poke())
+
+        live = node.addresses("queue")
+        assert [address for address in live if address.endswith("0")] == sorted(
+            f"queue.default.q{number}" for number in range(0, 1_010, 10)
+        )
+        assert len(live) == 100 + 10
+        assert await cluster.ask("queue.default.q7", Poke()) == Poked(1)  # begun anew
+
+    in_cluster(scenario)

@@ -8,6 +8,7 @@ it at another one, its leases kept. The tenant is part of the session's name: no
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable
 from typing import Final
 
@@ -59,6 +60,21 @@ class SessionsFullError(UnavailableError):
         self.held = held
 
 
+class QueuesFullError(UnavailableError):
+    """The workers of a tenant on this node serve as many different queues as they may."""
+
+    code = "overloaded"
+
+    def __init__(self, tenant: str, most: int) -> None:
+        super().__init__(
+            f"workers of tenant {tenant!r} would serve more than {most} queues at this node, the bound; retry in 5 s, or"
+            " give tasks fewer queues",
+            retry_after_ms=5_000,
+        )  # fmt: skip
+        self.tenant = tenant
+        self.most = most
+
+
 class WorkerGate:
     """`send`: publishes bytes at a subject, and says whether they were taken. `node`: one word, this node's in subjects."""
 
@@ -80,6 +96,7 @@ class WorkerGate:
         self._send = send
         self._max_push = max_push
         self._timer: Timer | None = None
+        self._served: dict[str, Counter[str]] = {}  # by tenant: sessions, by the address of each queue they serve
 
     def start(self) -> None:
         self._bus.bind(SLOTS, self)
@@ -141,6 +158,10 @@ class WorkerGate:
             push=self._push, encode=lambda part: self._codec.write(part, form), max_push=self._max_push,
             ended=self._forget,
         )  # fmt: skip
+        served = self._served.setdefault(tenant, Counter())
+        if len(served.keys() | dict.fromkeys(session.queues)) > self.limits.max_queues_of_tenant:
+            raise QueuesFullError(tenant, self.limits.max_queues_of_tenant)
+        served.update(dict.fromkeys(session.queues, 1))
         self.sessions[name] = session
         session.begin()
         return p.Registered(
@@ -176,8 +197,16 @@ class WorkerGate:
         return taken
 
     def _forget(self, session: Session) -> None:
-        if self.sessions.get(session.name) is session:
-            del self.sessions[session.name]
+        if self.sessions.get(session.name) is not session:
+            return
+        del self.sessions[session.name]
+        served = self._served[session.tenant]
+        served.subtract(dict.fromkeys(session.queues, 1))
+        for queue in session.queues:
+            if not served[queue]:
+                del served[queue]
+        if not served:
+            del self._served[session.tenant]
 
     def _sweep_later(self) -> None:
         self._timer = self._clock.call_at_ms(self._clock.now_ms() + self.limits.sweep_ms, self._sweep)

@@ -54,6 +54,7 @@ class GateLimits:
 
     max_sessions: int = 4_096
     max_of_tenant: int = 2_048
+    max_queues_of_tenant: int = 1_024  # different ones, in all its sessions here
     max_reports: int = 64  # requests with outcomes under way, of one session
     max_unanswered: int = 65_536  # outcomes in them
     silent_ms: int = 60_000  # a worker not heard of for so long is forgotten here; its actor has ended it by then
@@ -113,7 +114,7 @@ class Session:
         self._address = session_address(name)
         self._worker = worker_address(name)
         self._started_ms = clock.now_ms()
-        self._queues = [queue_address(at.pool or tenant, at.queue) for at in ask.queues]
+        self.queues = [queue_address(at.pool or tenant, at.queue) for at in ask.queues]
         self._credits: dict[str, tuple[int, int]] = {}  # (free, seen) as last told, by queue
         self._recent: dict[int, int] = {}  # shard → heartbeats that still mention it
         self._reports = 0
@@ -128,7 +129,7 @@ class Session:
         self._say_alive()
 
     def serves(self, queue: p.QueueCredit) -> bool:
-        return queue_address(queue.pool or self.tenant, queue.queue) in self._queues
+        return queue_address(queue.pool or self.tenant, queue.queue) in self.queues
 
     # -- what the worker says ------------------------------------------------------------------------------------------
 
@@ -320,7 +321,7 @@ class Session:
         """Return the beat as its worker actor hears it."""
         ask = self._ask
         return Heartbeat(
-            self.name, ask.name or self.name, ask.pid, ask.host, dict(ask.labels), self._queues, ask.slots, len(beat.held),
+            self.name, ask.name or self.name, ask.pid, ask.host, dict(ask.labels), self.queues, ask.slots, len(beat.held),
             beat.done, HEARTBEAT_MS, self._started_ms, beat.draining,
         )  # fmt: skip
 
