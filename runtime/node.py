@@ -31,7 +31,6 @@ from .rng import Rng
 
 log = structlog.get_logger("foliot.runtime")
 
-_SWEEP_FLOOR: Final = 256
 _SWEEP_NS: Final = 1_000_000_000
 
 Make = Callable[[str, int], Awaitable[Actor[Any]]]
@@ -46,6 +45,7 @@ class NodeConfig:
     slots: int
     cell: CellConfig = CellConfig()
     volatile_max: int = 100_000  # actors made on demand
+    volatile_many: int = 256  # new ones, before those that are spent are ended
     membership: MembershipConfig | None = None
     slot: SlotConfig = SlotConfig()
     moves_at_once: int = 2  # slots on their way to other nodes
@@ -96,7 +96,7 @@ class Node:
             )  # fmt: skip
         self.ring = Ring([config.name])
         self._owners = [config.name] * config.slots
-        self._sweep_at = _SWEEP_FLOOR  # so many actors, before those that are spent are ended ...
+        self._sweep_at = config.volatile_many  # so many actors, before those that are spent are ended ...
         self._sweep_ns = 0  # ... and not before this moment
 
     @property
@@ -364,7 +364,7 @@ class Node:
                     del slot.volatile[address]
                     self._cells.pop(address).retire()
                     self._bus.unbind(address)
-            self._sweep_at = max(2 * len(self._cells), _SWEEP_FLOOR)
+            self._sweep_at = len(self._cells) + self._config.volatile_many
             self._sweep_ns = now_ns + _SWEEP_NS
         return len(self._cells) < most
 

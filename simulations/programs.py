@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import anyio
 
@@ -36,6 +36,8 @@ from .threads import NoThreads
 Apps = Callable[[Process, Callable[[], str]], Sequence[Foliot]]
 """Makes the apps of a worker process anew at each start; the second argument tells the worker's session."""
 
+_MANY_ACTORS: Final = 1  # new one, then the spent ones end, which no run would come to otherwise
+
 
 def node_program(
     options: Options, *, apps: Apps | None = None, queues: Sequence[tuple[str, str]] = (),
@@ -50,7 +52,7 @@ def node_program(
         membership = MembershipConfig(interval_ms=timings.node_heartbeat_ms, dead_after_ms=timings.node_dead_ms)
         config = NodeConfig(
             process.name, options.slots, cell=CellConfig(drain_max=options.drain_max),
-            membership=None if options.embedded else membership,
+            membership=None if options.embedded else membership, volatile_many=_MANY_ACTORS,
         )  # fmt: skip
         node = process.node = Node(
             config, bus=bus, clock=process.clock, rng=process.rng.stream("node"),
