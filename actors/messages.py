@@ -9,7 +9,7 @@ A request that is not carried out is answered with `runtime.bus.Refusal`.
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 
@@ -27,6 +27,8 @@ class Priority(IntEnum):
 
 
 LOWEST_PRIORITY: Final = 9
+Id = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
+"""An id as somebody from outside names it: whatever fits into a store's column."""
 
 
 class Message(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -170,7 +172,7 @@ class CancelTasks(Message, frozen=True, tag=True):
     `cancelling` (it runs; its worker was told and kills it after the grace), `ended` (too late), `not_found`."""
 
     tenant: str
-    ids: list[int]
+    ids: list[Id]
     reason: str = ""
 
 
@@ -179,7 +181,7 @@ class RetryTasks(Message, frozen=True, tag=True):
     Answers: TasksAnswered with `retried`, `alive` (not ended), `not_found`."""
 
     tenant: str
-    ids: list[int]
+    ids: list[Id]
     payload: bytes | None = None
 
 
@@ -187,7 +189,7 @@ class PurgeTasks(Message, frozen=True, tag=True):
     """Delete ended tasks for good. Answers: TasksAnswered with `purged`, `alive`, `not_found`."""
 
     tenant: str
-    ids: list[int]
+    ids: list[Id]
 
 
 class TasksAnswered(Message, frozen=True, tag=True):
@@ -200,7 +202,7 @@ class WatchTasks(Message, frozen=True, tag=True):
     """Wait for tasks to end. Answers: TasksEnded, once all have ended or after `wait_ms` with those that have."""
 
     tenant: str
-    ids: list[int]
+    ids: list[Id]
     wait_ms: int
 
 

@@ -12,7 +12,7 @@ from typing import Final
 import msgspec
 
 from ..runtime.hashing import slot_of
-from .messages import Message, Priority, TaskRefusal, Template
+from .messages import Id, Message, Priority, TaskRefusal, Template
 from .rules import Calendar, Rule
 
 OVERLAPS: Final = ("skip", "buffer_one", "buffer_all", "cancel_other", "terminate_other", "allow_all")
@@ -183,7 +183,7 @@ class CommandBackfills(Message, frozen=True, tag=True):
     """edge → shard. `action`: pause | resume | cancel (what runs goes on). Answers: BackfillsAnswered."""
 
     tenant: str
-    ids: list[int]
+    ids: list[Id]
     action: str
 
 

@@ -3,7 +3,7 @@
 The cell owns the actor: nobody else touches it. What holds: nothing is sent before the rows that justify it are
 durable; a message whose handling raises, or whose rows the store cannot encode, is set aside with its bytes and the
 actor starts again from the store; every other message drained with it is handled again, in order; while the store
-cannot write, the cell waits, since its memory is ahead of the store, and refuses requests from the edge. A commit of
+cannot write or read, the cell waits, since its memory is ahead of the store, and refuses requests from the edge. A commit of
 which nobody knows whether it was written is not repeated: the actor starts again from the store, which knows, and the
 messages of that turn go unanswered. An idle actor may note a message without a turn, if it only has to remember it.
 """
@@ -99,7 +99,8 @@ class Cell:
         self._timer_due_ms = 0
         self._due_ms: int | None = None  # when the actor wants its next turn, as it said at the end of the last one
         self._turned_ms = 0  # the wall clock at the last turn
-        self._stall: StoreError | None = None
+        self._stall: StoreError | None = None  # why nothing can be written at this moment ...
+        self._read_stall: StoreError | None = None  # ... or read
         self._failures: deque[int] = deque()
         self._pause_ms = 0  # before the actor is started again
         self._unknown = 0  # commits in a row whose outcome is unknown
@@ -121,8 +122,9 @@ class Cell:
                 return
         depth = len(self._mailbox)
         if envelope.request and not envelope.sender.startswith("session."):
-            if self._stall is not None:
-                raise self._stall.with_traceback(None)  # one error for all, so it must not gather their frames
+            stall = self._stall or self._read_stall
+            if stall is not None:
+                raise stall.with_traceback(None)  # one error for all, so it must not gather their frames
             if depth >= self._config.request_capacity:
                 raise MailboxFullError(self.address, self._config.request_capacity)
         elif depth >= self._config.mailbox_capacity:
@@ -360,13 +362,16 @@ class Cell:
             try:
                 answer = await journal.read(query)
             except StoreError as error:
-                log.error("read_failed", address=self.address, query=type(query).__name__, error=str(error))
+                if self._read_stall is None:
+                    log.error("read_stalled", address=self.address, query=type(query).__name__, error=str(error))
+                self._read_stall = error
                 await asyncio.sleep(backoff_ms / 1000)
                 backoff_ms = min(backoff_ms * 2, self._config.commit_backoff_max_ms)
             except Exception as error:  # without its answer the actor would wait for ever
                 self._read_error = error
                 break
             else:
+                self._read_stall = None
                 self._mailbox.append(Envelope(self.address, answer, _STORE))  # asked for, so never refused
                 break
         self._wake()
@@ -429,7 +434,7 @@ class Cell:
         """End what the old actor asked of the store: it is no answer for the new one."""
         if reads := self._cancel_reads():
             await asyncio.wait(reads)
-        self._read_error = None
+        self._read_error = self._read_stall = None
 
     async def _set_aside(self, envelope: Envelope, error: Exception) -> None:
         name = type(envelope.message).__name__

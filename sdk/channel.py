@@ -10,6 +10,7 @@ from typing import Any, Final, Protocol
 from ..runtime.clock import Clock
 from ..transports.local import LocalChannel
 from .errors import AddressError
+from .logs import configure_logging_once
 
 DEFAULT_SOCKET: Final = "./foliot.sock"
 ADDRESS_VARIABLE: Final = "FOLIOT_ADDRESS"
@@ -44,6 +45,7 @@ def open_channel(
     if where.startswith(("nats://", "tls://")):
         from ..transports.nats.channel import NatsChannel  # takes as long to import as all else of a client
 
+        configure_logging_once()  # a connection tells of what happens to it, and not on standard output
         return NatsChannel(where, tenant=tenant, connect_timeout_ms=connect_timeout_ms, clock=clock, on_wait=on_wait)
     if "://" in where or _HOST_AND_PORT.fullmatch(where):
         raise AddressError(where)

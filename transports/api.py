@@ -14,6 +14,7 @@ import msgspec
 
 from ..actors.messages import (
     CancelTasks,
+    Id,
     Message,
     PurgeTasks,
     QueueConfig,
@@ -85,7 +86,7 @@ class GetTasks(Message, frozen=True, tag=True):
     """Read tasks with all that hangs on them. Answers: TasksFound."""
 
     tenant: str
-    ids: list[int]
+    ids: list[Id]
 
 
 class ListTasks(Message, frozen=True, tag=True):
@@ -95,7 +96,7 @@ class ListTasks(Message, frozen=True, tag=True):
     states: list[int] = msgspec.field(default_factory=list)
     queue: str = ""
     handler: str = ""
-    before: int = 0
+    before: Id = 0
     limit: int = 100
 
 
@@ -103,7 +104,7 @@ class ReadLogs(Message, frozen=True, tag=True):
     """Captured output; `attempt` 0: of all attempts. Answers: LogsRead."""
 
     tenant: str
-    id: int
+    id: Id
     attempt: int = 0
 
 
@@ -111,7 +112,7 @@ class WhyTasks(Message, frozen=True, tag=True):
     """Why do these tasks not run? Answers: WhyRead."""
 
     tenant: str
-    ids: list[int]
+    ids: list[Id]
 
 
 class ListQueues(Message, frozen=True, tag=True):

@@ -45,6 +45,7 @@ from ...transports.peers import NodeFacts, Peers
 from ..client_events import EVENTS_TOLD
 from ..housekeeping import figures_of, tidy
 from ..logs import configure_logging_once
+from ..options import count_option
 from ..tuning import tuned_interpreter
 from .database_clock import database_now_ms
 from .errors import ClockSkewError
@@ -87,6 +88,8 @@ class NodeOptions:
 
     def __post_init__(self) -> None:
         check_name("node", self.name)
+        count_option("heartbeat_interval_ms", self.heartbeat_interval_ms, 1, 10**10, "node")
+        count_option("retention_ms", self.retention_ms, 1, 10**13, "node")
 
     @property
     def link(self) -> NatsConfig:

@@ -71,12 +71,13 @@ class Inbox:
         if asked is not None and not asked.future.done():
             asked.future.set_result(delivery)
 
-    def not_permitted(self, text: str) -> None:
-        """The server refused a message; it names the subject."""
+    def not_permitted(self, text: str) -> bool:
+        """The server refused a message; it names the subject. Returns whether anybody waits for an answer to it."""
         refused = _REFUSED_SUBJECT.search(text)
-        for asked in list(self._asked.values()):
-            if refused is not None and asked.subject == refused[1]:
-                asked.fail(NotPermittedError(asked.subject, text))
+        waiting = [asked for asked in self._asked.values() if refused is not None and asked.subject == refused[1]]
+        for asked in waiting:
+            asked.fail(NotPermittedError(asked.subject, text))
+        return bool(waiting)
 
     def not_written(self, after: int, reason: str) -> None:
         """Messages with a higher number than `after` will not be written any more."""

@@ -9,6 +9,7 @@ nodes, are asked again too. What is larger than one message is cut where it can 
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -41,6 +42,7 @@ _TOO_LARGE: Final = TooLargeError.code
 _NOT_SENT: Final = (NoRespondersError, LinkDownError, OutboundFullError)
 _MOVING: Final = (NoSuchActorError.code, NoMembersError.code)  # refusals by which nothing was done: its shard is under way
 _STEERING: Final = (CancelTasks, RetryTasks, PurgeTasks)
+_CAPITAL: Final = re.compile(r"(?<!^)(?=[A-Z])")
 _SAID_MAX: Final = 64  # lines; reasons may have numbers in them
 _AWAITED_SERVER: Final = "waiting for the NATS server at nats://{}"
 
@@ -185,7 +187,7 @@ class NatsChannel:
                     return answer
             except NotPermittedError as error:
                 if subject == edge_subject(self._prefix, OPERATORS):
-                    raise OperatorsOnlyError(type(message).__name__, self._tenant) from error
+                    raise OperatorsOnlyError(_shown(message), self._tenant) from error
                 raise
             except _NOT_SENT as error:
                 copies -= 1
@@ -212,8 +214,8 @@ class NatsChannel:
         if moving is not None and (not copies or (repeatable and not isinstance(message, SubmitTasks))):
             return moving
         if isinstance(answer, Refusal):
-            raise UnsettledError(type(message).__name__, whole_ms, answer.text)
-        raise DeadlineError(type(message).__name__, whole_ms)
+            raise UnsettledError(_shown(message), whole_ms, answer.text)
+        raise DeadlineError(_shown(message), whole_ms)
 
     def _why_no_node(self) -> str:
         """Return why nobody may answer, as far as the server tells."""
@@ -298,6 +300,11 @@ class NatsChannel:
             for limit in list(self._tries):
                 if not limit.expired():
                     limit.reschedule(0.0)
+
+
+def _shown(message: Any) -> str:
+    """Return what is asked for, in words."""
+    return f"the request to {_CAPITAL.sub(' ', type(message).__name__).lower()}"
 
 
 def _awaited(trouble: FoliotError | None, answer: Any, where: str) -> str:

@@ -345,8 +345,8 @@ class NatsLink:
     def on_error(self, text: str) -> None:
         if "permissions violation" in text.lower():
             self.drop("not_permitted")
-            log.error("nats_not_permitted", error=text)
-            self._requests.not_permitted(text)
+            if not self._requests.not_permitted(text):  # else whoever asked is told, and says what is to be said
+                log.error("nats_not_permitted", error=text)
             return
         if self._session is not None:
             self._session.end(text)
