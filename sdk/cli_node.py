@@ -114,7 +114,7 @@ def verify(session: Session) -> None:
             table([plain(line) for line in verified.lines], columns)
             click.echo(
                 "of this start, edge: acceptances that clients were told of; fired: tasks that ticks made; "
-                "stored: all of these, as the store counts"
+                "stored: all of these, as the store counts; what a node of a cluster had counted is gone when it dies"
             )
         for difference in verified.differences:
             click.echo(difference.text, err=True)

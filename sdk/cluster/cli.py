@@ -220,15 +220,16 @@ def members(session: Session) -> None:
 def status(session: Session) -> None:
     """Say how the cluster stands: nodes, shards without a node, tasks waiting and running, workers."""
 
-    async def read(client: Client) -> tuple[MembersListed, Sequence[Tally] | None, Sequence[WorkerRead] | None]:
+    async def read(client: Client) -> tuple[MembersListed, Sequence[Tally] | None, Sequence[WorkerRead] | None, str]:
         listed = await client.members()
+        away = await _why_no_database(client)
         try:
             async with asyncio.timeout(_COUNTING_S):
-                return listed, await client.tallies(all_tenants=True), await client.workers()
+                return listed, await client.tallies(all_tenants=True), await client.workers(), away
         except (UnavailableError, TimeoutError):
-            return listed, None, None
+            return listed, None, None, away
 
-    listed, tallies, workers = session.run(read)
+    listed, tallies, workers, away = session.run(read)
     if not listed.members:
         guarded(_no_cluster, as_json=session.as_json)
     hosted = {shard for member in listed.members for shard in member.shards}
@@ -239,12 +240,13 @@ def status(session: Session) -> None:
         "up": up,
         "shards": listed.shards,
         "shards_without_node": missing,
+        "database": away or "up",
         "workers": None,
         "waiting": None,
         "running": None,
         "skew_ms": max((abs(member.skew_ms) for member in listed.members), default=0),
     }
-    counts = "tasks and workers cannot be counted now: not all shards answer, or the database is away"
+    counts = "tasks and workers cannot be counted now: not all shards answer"
     if tallies is not None and workers is not None:
         alive, waiting, running = (
             sum(read.state != "silent" for read in workers),
@@ -259,7 +261,21 @@ def status(session: Session) -> None:
     table([_row(member) for member in listed.members], ("node", "state", "shards", "skew_ms"))
     lost = f", {len(missing)} of them without a node" if missing else ""
     click.echo(f"{up} of {counted(len(listed.members), 'node')} up; {listed.shards} shards{lost}")
+    if away:
+        click.echo(f"nothing can be submitted: {away}")
     click.echo(counts)
+
+
+async def _why_no_database(client: Client) -> str:
+    """Return why a node cannot read its database, empty if it can."""
+    try:
+        async with asyncio.timeout(_COUNTING_S):
+            await client.page(all_tenants=True, limit=1)
+    except UnavailableError as error:
+        return str(error)
+    except TimeoutError:
+        return "the database does not answer"
+    return ""
 
 
 @cluster.command()
