@@ -342,6 +342,16 @@ async def test_no_answer_goes_to_an_actor(pair: Pair) -> None:
     assert one.drops == {"malformed": 1}
 
 
+async def test_an_actors_answer_reaches_a_session(pair: Pair) -> None:
+    one, two, link, _, _ = pair
+    ear = Ear()
+    one.bind("session.w1", ear)
+    await link.flush()
+    two.send(Envelope("session.w1", SessionEnded("w1", "left"), "shard.1", 5))
+    await until(lambda: bool(ear.heard))
+    assert (ear.heard[0].sender, ear.heard[0].request, one.drops) == ("shard.1", 5, {})
+
+
 async def test_frames_for_nobody_here_are_counted(pair: Pair) -> None:
     one, two, link, _, prefix = pair
     one.host(0, Host("queue.").resolve)

@@ -256,7 +256,7 @@ class NatsBus:
             error = FrameError(what, to=envelope.to, sender=envelope.sender, request=envelope.request)
             self._unread(error, delivery.subject)
             return
-        if envelope.request and is_actor(envelope.sender):  # they ask nothing, and no answer is anything they take
+        if envelope.request and is_actor(envelope.to) and is_actor(envelope.sender):  # actors do not ask each other
             self._unread(FrameError(f"{envelope.sender[:80]!r} cannot ask"), delivery.subject)
             return
         receiver = self._local.get(envelope.to)
