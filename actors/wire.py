@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from collections.abc import Mapping
+from typing import Any, Final, get_args
 
 import msgspec
 
@@ -20,7 +21,7 @@ AnyMessage = (
     | NodeMessage | NodeAnswer
 )  # fmt: skip
 
-_TAKEN: dict[str, frozenset[Any]] = {
+_TAKEN: Final[Mapping[str, frozenset[Any]]] = {
     "shard": frozenset((*get_args(m.ShardMessage), *get_args(ScheduleMessage))),
     "queue": frozenset(get_args(m.QueueMessage)),
     "tenant": frozenset(get_args(m.TenantMessage)),
