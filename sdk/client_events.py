@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 import structlog
 
+from ..runtime.bus import RefusedError
 from ..runtime.clock import Clock
-from ..runtime.errors import FoliotError, UnavailableError, UsageError
+from ..runtime.errors import UnavailableError, UsageError
 from .client_cluster import Broker
 from .durations import Span, instant_of, parse_span
 
@@ -138,9 +139,9 @@ class EventReader:
             return await self._broker.ask(
                 self._tenant, "feed", ask, p.FeedPage, timeout_ms=self._timeout_ms, answer_ms=ask.wait_ms + _MARGIN_MS
             )
-        except FoliotError as error:
-            if error.code == NoEventsError.code:
-                raise NoEventsError(str(error)) from None
+        except RefusedError as error:
+            if error.refusal.code == NoEventsError.code:
+                raise NoEventsError(error.refusal.text) from None
             raise
 
 

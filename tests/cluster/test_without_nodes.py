@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from typing import Any
 
+import pytest
 from foliot import Client, Foliot
 from foliot.sdk.client_events import NoEventsError
 from foliot.sdk.cluster.holdings import Holdings
@@ -92,6 +93,13 @@ async def test_a_node_without_events_says_so_and_a_reader_hears_which(nats_serve
         await client.close()
     assert list(silent[-1]) == ["n2"]
     assert len([line for line in lines if line["event"] == "events_not_told"]) == 1
+
+
+async def test_reading_events_where_none_are_told_says_how_to_have_them_told(nats_server: LocalNats, postgres_dsn: str) -> None:
+    async with living(ClusterNode(options(nats_server, postgres_dsn, "n1", "untold"))):
+        async with Client(channel=NatsChannel(nats_server.url, prefix="untold")) as client:
+            with pytest.raises(NoEventsError, match="start its nodes with 'foliot node --events'"):
+                await anext(client.events(since="1h", follow=False))
 
 
 def test_a_node_says_how_many_shards_it_hosts_once_their_number_rests() -> None:
