@@ -95,7 +95,7 @@ async def test_a_node_without_events_says_so_and_a_reader_hears_which(nats_serve
     assert len([line for line in lines if line["event"] == "events_not_told"]) == 1
 
 
-async def test_who_reads_events_where_none_are_told_hears_how_to_have_them(nats_server: LocalNats, postgres_dsn: str) -> None:
+async def test_who_reads_events_where_none_are_told_hears_how_to(nats_server: LocalNats, postgres_dsn: str) -> None:
     async with living(ClusterNode(options(nats_server, postgres_dsn, "n1", "untold"))):
         async with Client(channel=NatsChannel(nats_server.url, prefix="untold")) as client:
             with pytest.raises(NoEventsError, match="start its nodes with 'foliot node --events'"):
