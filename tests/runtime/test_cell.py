@@ -420,6 +420,21 @@ async def test_a_read_the_store_cannot_serve_is_repeated(harness: Harness) -> No
     assert harness.heard() == [Seen("a", 0)]
 
 
+async def test_requests_are_refused_while_the_store_cannot_read_and_taken_again_once_it_can(harness: Harness) -> None:
+    harness.store.read_errors = [full_disk()]
+    harness.build(store_backoff_ms=200)
+    async with harness.running():
+        harness.tell(Look("a"))
+        await harness.until(lambda: not harness.store.read_errors)
+        refused = await harness.ask(Add("b"))
+        await harness.until(lambda: bool(harness.heard(Seen)))
+        accepted = await harness.ask(Add("c"))
+
+    assert refused == Refusal("disk_full", str(full_disk()), retry_after_ms=2_000)
+    assert accepted == Total("c", 1)
+    assert harness.store.totals == {"c": 1}
+
+
 async def test_mail_is_handled_while_a_read_is_under_way(harness: Harness) -> None:
     harness.store.read_gate.clear()
     async with harness.running():

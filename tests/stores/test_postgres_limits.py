@@ -192,6 +192,18 @@ async def test_rows_that_cannot_be_are_refused_and_the_others_of_their_group_are
 # -- connections that are gone -------------------------------------------------------------------------------------------
 
 
+async def added(hand: Hand) -> None:
+    """Add a task as soon as the server can be reached again."""
+    async with asyncio.timeout(GUARD_S):
+        while True:
+            try:
+                await hand.add()
+            except UnreachableStoreError:
+                await asyncio.sleep(0.01)
+            else:
+                return
+
+
 async def test_a_server_that_goes_while_nothing_is_asked_is_missed_at_once(postgres_dsn: str) -> None:
     async with Proxy(postgres_dsn) as proxy, opened(proxy.dsn, resolve_timeout_s=0.5) as store:
         hand = await Hand.of(store)
@@ -204,13 +216,7 @@ async def test_a_server_that_goes_while_nothing_is_asked_is_missed_at_once(postg
             await hand.add()
 
         proxy.closed = False
-        async with asyncio.timeout(GUARD_S):
-            while True:
-                try:
-                    await hand.add()
-                    break
-                except UnreachableStoreError:
-                    await asyncio.sleep(0.01)
+        await added(hand)
         assert await accepted(store) == 2
 
 
@@ -258,12 +264,7 @@ async def test_a_server_that_is_away_for_long_is_looked_for_again_and_again(post
         await proxy.many.wait()  # doubling without a bound would take years
 
         proxy.closed = False
-        while True:
-            try:
-                await hand.add()
-                break
-            except UnreachableStoreError:
-                await asyncio.sleep(0.01)
+        await added(hand)
         assert await accepted(store) == 1
 
 

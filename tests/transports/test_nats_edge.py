@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from foliot.sdk.client import Client
 from foliot.sdk.servers import LocalNats
 from foliot.transports import api
 from foliot.transports.local import NotRunningError
-from foliot.transports.nats.channel import ChannelLimits, NatsChannel, NoNodeError
+from foliot.transports.nats.channel import ChannelLimits, NatsChannel, NoNodeError, tries_ms
 from foliot.transports.nats.config import NatsConfig
 from foliot.transports.nats.errors import NatsUnreachableError
 from foliot.transports.nats.link import NatsLink
@@ -387,3 +388,8 @@ async def test_a_broker_that_restarts_loses_nothing_that_was_asked(tmp_path: Pat
             await client.close()
     finally:
         await server.close()
+
+
+def test_each_span_is_tried_twice_then_twice_as_long_up_to_the_longest() -> None:
+    assert list(islice(tries_ms(3_000, 12_000), 7)) == [3_000, 3_000, 6_000, 6_000, 12_000, 12_000, 12_000]
+    assert list(islice(tries_ms(13_000, 12_000), 3)) == [13_000] * 3  # a poll's

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -158,11 +158,12 @@ class NatsChannel:
         try_ms = limits.first_try_ms
         if isinstance(message, WatchTasks):
             try_ms = max(try_ms, message.wait_ms + limits.poll_margin_ms)
+        spans = tries_ms(try_ms, limits.longest_try_ms)
+        try_ms = next(spans)
         backoff_ms = limits.backoff_ms
         whole_ms = max(left_ms(), 0)
         subject = edge_subject(self._prefix, self._scope(message))
         copies = 0  # that somebody may have got
-        is_second = False  # try of the same length
         answer: Any = None
         moving: Refusal | None = None
         trouble: FoliotError | None = None
@@ -195,9 +196,7 @@ class NatsChannel:
             except DeadlineError:
                 break
             except TimeoutError:
-                if is_second:
-                    try_ms = min(try_ms * 2, max(limits.longest_try_ms, try_ms))
-                is_second = not is_second
+                try_ms = next(spans)
                 trouble = None
             self.tell_wait(_awaited(trouble, answer, self._config.shown), started_ns)
             await asyncio.sleep(min(backoff_ms, max(left_ms(), 0)) / 1000)
@@ -300,6 +299,15 @@ class NatsChannel:
             for limit in list(self._tries):
                 if not limit.expired():
                     limit.reschedule(0.0)
+
+
+def tries_ms(first_ms: int, longest_ms: int) -> Iterator[int]:
+    """Yield how long each try waits: every span twice, since the second may reach the same silent node."""
+    span_ms = first_ms
+    while True:
+        yield span_ms
+        yield span_ms
+        span_ms = min(span_ms * 2, max(longest_ms, span_ms))
 
 
 def _shown(message: Any) -> str:
