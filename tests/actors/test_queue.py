@@ -600,10 +600,14 @@ def test_a_queue_is_spent_only_once_nothing_is_left_that_a_new_one_would_not_kno
     queue.advance_ms(120_000)
     assert queue.queue.is_spent
 
-    queue.credit("w3", 1)
+
+def test_a_queue_whose_key_has_started_tasks_lately_is_not_spent() -> None:
+    queue = QueueHarness()
+    queue.credit("w1", 1)
     queue.release(*queue.offer(kind(key_rate=60), key="k"))
-    queue.send(m.SessionEnded("w3", "left"))
-    queue.advance_ms(120_000)
+    queue.send(m.SessionEnded("w1", "left"))
+    queue.advance_ms(30_000)
+    assert (len(queue.granted_ids), queue.read().running, queue.queue.due_ms()) == (1, 0, None)
     assert not queue.queue.is_spent, "a new one would let the key start more than it may"
 
 

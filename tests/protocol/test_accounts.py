@@ -23,6 +23,7 @@ from foliot.transports.nats.events import EventFeed, FeedConfig
 from foliot.transports.nats.mail import MailConfig
 from foliot.transports.nats.port import ConsumerConfig, Entry
 from foliot.transports.nats.streams import NatsStreams
+from structlog.testing import capture_logs
 
 from .gate import Plain, PlainWorker, PublicGate, echo
 
@@ -85,8 +86,9 @@ async def test_foliots_own_client_works_from_a_tenants_account_and_sees_that_ten
 
         assert (await client.get(task)).state == "scheduled"
         assert len((await stranger.page()).tasks) == 0
-        with pytest.raises(OperatorsOnlyError, match="of tenant 'globex' only") as refused:
+        with capture_logs() as said, pytest.raises(OperatorsOnlyError, match="of tenant 'globex' only") as refused:
             await stranger.page(all_tenants=True)
+        assert said == [], "who asked is told, and nobody else"
         assert isinstance(refused.value.__cause__, NotPermittedError), "the broker itself refuses it"
         with pytest.raises(OperatorsOnlyError):
             await stranger.queues()

@@ -539,6 +539,7 @@ def test_actors_that_are_spent_end_when_there_are_many_and_the_others_stay() -> 
             f"queue.default.q{number}" for number in range(0, 1_010, 10)
         )
         assert len(live) == 100 + 10
+        assert sorted(name for task in asyncio.all_tasks() if (name := task.get_name()).startswith("queue.")) == live
         assert await cluster.ask("queue.default.q7", Poke()) == Poked(1)  # begun anew
 
     in_cluster(scenario)
