@@ -15,6 +15,7 @@ from foliot.sdk.cluster.node import ClusterNode, NodeOptions
 from foliot.sdk.cluster.presence import PresenceConfig
 from foliot.sdk.cluster.skew import SkewConfig
 from foliot.sdk.cluster.worker import ClusterWorker, WorkerOptions
+from foliot.sdk.options import InvalidOptionError
 from foliot.sdk.servers import LocalNats, LocalPostgres
 
 from .waiting import until
@@ -151,3 +152,10 @@ async def test_a_node_of_another_database_does_not_take_part(nats_server: LocalN
 
         assert sorted(first.node.hosted) == [0, 1, 2, 3]
         assert first.peers.members == ["n1"]
+
+
+def test_spans_of_a_node_that_cannot_be_are_refused() -> None:
+    with pytest.raises(InvalidOptionError, match="option 'heartbeat_interval_ms' of 'node' is 0, expected a whole number from 1"):
+        NodeOptions(name="a", heartbeat_interval_ms=0)
+    with pytest.raises(InvalidOptionError, match="option 'retention_ms' of 'node' is 0, expected a whole number from 1"):
+        NodeOptions(name="a", retention_ms=0)
