@@ -155,7 +155,7 @@ async def test_a_node_of_another_database_does_not_take_part(nats_server: LocalN
 
 
 def test_spans_of_a_node_that_cannot_be_are_refused() -> None:
-    with pytest.raises(InvalidOptionError, match="option 'heartbeat_interval_ms' of 'node' is 0, expected a whole number from 1"):
+    with pytest.raises(InvalidOptionError, match="option 'heartbeat_interval_ms' of 'node' is 0, expected"):
         NodeOptions(name="a", heartbeat_interval_ms=0)
     with pytest.raises(InvalidOptionError, match="option 'retention_ms' of 'node' is 0, expected a whole number from 1"):
         NodeOptions(name="a", retention_ms=0)
